@@ -1,0 +1,112 @@
+"""What public functions ask of their arguments: each check names the argument, its value and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from alphabar.errors import ConfigError, DtypeError, ScheduleError, ShapeError, TimestepError
+
+__all__ = ["check_alike", "check_count", "check_float", "checked_beta", "checked_t", "checked_vector"]
+
+
+def check_float(**tensors: Tensor) -> None:
+    """Require floating-point tensors, named by their keywords.
+
+    Raises:
+        DtypeError: for what is no tensor, or a tensor of integers, complex numbers or bytes.
+    """
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise DtypeError(f"{name} is a {type(tensor).__name__}: pass a torch.Tensor")
+        if not tensor.is_floating_point():
+            raise DtypeError(
+                f"{name} has dtype {tensor.dtype}: diffusion works on real numbers; scale images to [-1, 1] "
+                "first, x = images / 127.5 - 1 for 8-bit ones"
+            )
+
+
+def check_alike(**tensors: Tensor) -> None:
+    """Require floating-point tensors of one shape, one dtype and one device, named by their keywords.
+
+    Raises:
+        ShapeError: shapes differ (a noise of batch 1 does not stretch over a batch of 2).
+        DtypeError: dtypes or devices differ, or a tensor is not of floating point.
+    """
+    check_float(**tensors)
+    (first, reference), *others = tensors.items()
+    for name, tensor in others:
+        if tensor.shape != reference.shape:
+            raise ShapeError(
+                f"{name} has shape {tuple(tensor.shape)}, {first} {tuple(reference.shape)}: make them equal"
+            )
+        if tensor.dtype != reference.dtype:
+            raise DtypeError(f"{name} is {tensor.dtype}, {first} is {reference.dtype}: convert one of them")
+        if tensor.device != reference.device:
+            raise DtypeError(f"{name} is on {tensor.device}, {first} on {reference.device}: move one of them")
+
+
+def check_count(**counts: int) -> None:
+    """Require whole numbers of at least 1, named by their keywords.
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ConfigError(f"{name} is {count!r}: it must be a whole number of at least 1")
+
+
+def checked_vector(values: Tensor | Sequence[float], name: str) -> Tensor:
+    """Return a copy as a (T,) float64 tensor on the CPU.
+
+    Raises:
+        ScheduleError: not one row of at least one finite number.
+    """
+    vector = torch.as_tensor(values).detach().to("cpu", torch.float64, copy=True)
+    if vector.ndim != 1 or not vector.numel():
+        raise ScheduleError(f"{name} has shape {tuple(vector.shape)}: give a list of at least one number")
+    if not vector.isfinite().all():
+        t = int((~vector.isfinite()).nonzero()[0])
+        raise ScheduleError(f"{name}[{t}] is {vector[t]}: every entry must be a finite number")
+    return vector
+
+
+def checked_beta(beta: Tensor | Sequence[float]) -> Tensor:
+    """Return a copy of β as (T,) float64.
+
+    Raises:
+        ScheduleError: a β outside (0, 1), other than a last one of 1.
+    """
+    values = checked_vector(beta, "beta")
+    wrong = (values <= 0) | (values >= 1)
+    wrong[-1] = not 0 < values[-1] <= 1
+    if wrong.any():
+        t = int(wrong.nonzero()[0])
+        raise ScheduleError(
+            f"beta[{t}] is {values[t]:g}: β lies in (0, 1), and only the last may be 1 (zero terminal SNR)"
+        )
+    return values
+
+
+def checked_t(t: int | Tensor, lowest: int, steps: int) -> Tensor:
+    """Return t as a tensor of int64.
+
+    Raises:
+        TimestepError: t is no integer or outside lowest … steps−1.
+    """
+    if isinstance(t, bool) or not isinstance(t, int | Tensor):
+        raise TimestepError(f"t is {t!r}: pass an integer or a tensor of integers")
+    index = torch.as_tensor(t)
+    if index.dtype == torch.bool or index.is_floating_point() or index.is_complex():
+        raise TimestepError(f"t has dtype {index.dtype}: pass integers, for instance t.long()")
+    if index.numel():
+        least, most = int(index.min()), int(index.max())
+        if least < lowest or most >= steps:
+            wrong = least if least < lowest else most
+            raise TimestepError(
+                f"t = {wrong} is outside {lowest} … {steps - 1} (t counts from 0, T = {steps})"
+            )
+    return index.long()

@@ -1,0 +1,105 @@
+"""A denoiser: network + schedule + prediction → x̂_0, what the clean sample is thought to be.
+
+A sampler never calls a network; it asks a denoiser. Whatever changes the answer (guidance, clipping)
+is a wrapper of a denoiser and a denoiser itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from alphabar.checks import check_float
+from alphabar.errors import DtypeError, ShapeError, look_up
+from alphabar.prediction import PREDICTIONS, to_x_0
+from alphabar.schedule import NoiseSchedule
+
+__all__ = ["Denoise", "Denoiser", "Estimate"]
+
+
+class Estimate(NamedTuple):
+    """What a denoiser says at (x_t, t)."""
+
+    x_0: Tensor
+    """(B, C, …): x̂_0, in float32 or wider."""
+    variance: Tensor | None = None
+    """(B, C, …): the second half of the channels of a network that learns its variance, as it came."""
+
+
+class Denoise(Protocol):
+    """What samplers ask for: a callable that knows its schedule."""
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The schedule that t refers to."""
+
+    def __call__(self, x_t: Tensor, t: int) -> Estimate:
+        """Estimate x_0 from x_t, (B, C, …), at level t."""
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """Any ``network(x_t, t)`` as a denoiser.
+
+    >>> schedule = NoiseSchedule.linear()
+    >>> denoiser = Denoiser(lambda x_t, t: torch.zeros_like(x_t), schedule, "epsilon")
+    >>> denoiser(torch.full((1, 1, 2, 2), 0.5), 0).x_0[0, 0, 0]
+    tensor([0.5000, 0.5000])
+
+    Args:
+        network: called as ``network(x_t, t)`` with x_t (B, C, …) and t (B,) int64; returns a tensor, or an
+            object whose ``sample`` is one (a diffusers model), of C channels or, with a learned variance, 2C.
+        schedule: the noise schedule it was trained with.
+        prediction: how its output is read: ``"epsilon"``, ``"sample"`` or ``"v_prediction"``.
+        labels: (B,) class labels, handed on as ``network(x_t, t, class_labels=labels)``.
+
+    Raises:
+        UnknownNameError: another prediction.
+    """
+
+    network: Callable[..., Any]
+    schedule: NoiseSchedule
+    prediction: str = "epsilon"
+    labels: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        look_up(PREDICTIONS, self.prediction, "prediction")
+        if not callable(self.network):
+            raise DtypeError(f"network is a {type(self.network).__name__}: pass a callable network(x_t, t)")
+
+    def __call__(self, x_t: Tensor, t: int) -> Estimate:
+        """Estimate x_0 at level t.
+
+        Args:
+            x_t: (B, C, …) noisy data, in the precision of the network.
+            t: 0 … T−1, one for the whole batch.
+
+        Raises:
+            NoAnswerError: ε-prediction where ᾱ_t = 0.
+            ShapeError: the network returned another shape.
+            TimestepError, DtypeError: t or x_t that do not fit.
+        """
+        check_float(x_t=x_t)
+        conditions = {} if self.labels is None else {"class_labels": self.labels}
+        answer = self.network(x_t, torch.full((len(x_t),), t, device=x_t.device), **conditions)
+        output, variance = _halves(answer if isinstance(answer, Tensor) else answer.sample, x_t)
+        wide = torch.promote_types(x_t.dtype, torch.float32)
+        return Estimate(
+            to_x_0(self.schedule, self.prediction, x_t, output.to(x_t.dtype), t, dtype=wide), variance
+        )
+
+
+def _halves(output: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor | None]:
+    if output.shape == x_t.shape:
+        return output, None
+    if x_t.ndim > 1 and output.shape == (len(x_t), 2 * x_t.shape[1], *x_t.shape[2:]):
+        mean, variance = output.chunk(2, dim=1)
+        return mean, variance
+    raise ShapeError(
+        f"the network returned {tuple(output.shape)} for x_t of shape {tuple(x_t.shape)}: it must return the "
+        "same shape, or twice the channels when it learns its variance"
+    )

@@ -1,0 +1,133 @@
+"""What the network's output means: ε, x_0 or v, and how each is read as the others.
+
+    x_t = √ᾱ_t · x_0 + √(1−ᾱ_t) · ε,        v = √ᾱ_t · ε − √(1−ᾱ_t) · x_0
+
+With x_t given, any one of ε, x_0 and v fixes the other two: each conversion is a linear combination of
+x_t and the output. ε: Ho et al. 2020, section 3.2; v: Salimans & Ho 2022, arXiv 2202.00512, appendix D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from alphabar.checks import check_alike, check_float
+from alphabar.errors import NoAnswerError, ShapeError, look_up
+from alphabar.ops import lincomb
+from alphabar.schedule import NoiseSchedule, noise_power
+
+__all__ = ["PREDICTIONS", "Prediction", "target", "to_eps", "to_x_0"]
+
+Pair = tuple[float | Tensor, float | Tensor]
+
+
+class Prediction(NamedTuple):
+    """One reading of the output: three pairs of coefficients, given a = √ᾱ_t and s = √(1−ᾱ_t)."""
+
+    target: Callable[[Tensor, Tensor], Pair]
+    """Of (x_0, noise): what the network is trained to return."""
+    x_0: Callable[[Tensor, Tensor], Pair]
+    """Of (x_t, output): x̂_0."""
+    eps: Callable[[Tensor, Tensor], Pair]
+    """Of (x_t, output): ε̂."""
+
+
+PREDICTIONS = {
+    "epsilon": Prediction(lambda a, s: (0.0, 1.0), lambda a, s: (1 / a, -s / a), lambda a, s: (0.0, 1.0)),
+    "sample": Prediction(lambda a, s: (1.0, 0.0), lambda a, s: (0.0, 1.0), lambda a, s: (1 / s, -a / s)),
+    "v_prediction": Prediction(lambda a, s: (-s, a), lambda a, s: (a, -s), lambda a, s: (s, a)),
+}
+"""The readings by diffusers' names."""
+
+
+def target(schedule: NoiseSchedule, prediction: str, x_0: Tensor, noise: Tensor, t: int | Tensor) -> Tensor:
+    """Return what the network should answer at x_t = √ᾱ_t · x_0 + √(1−ᾱ_t) · noise.
+
+    Args:
+        schedule: the noise schedule.
+        prediction: ``"epsilon"``, ``"sample"`` or ``"v_prediction"``.
+        x_0: (B, …) clean data.
+        noise: (B, …) the noise that was added.
+        t: an integer, or integers whose shape broadcasts against the leading dimensions of the data.
+
+    Raises:
+        UnknownNameError: another prediction.
+        TimestepError, ShapeError, DtypeError: t or tensors that do not fit.
+    """
+    check_alike(x_0=x_0, noise=noise)
+    a, s = scales(schedule, t, x_0)
+    return lincomb(look_up(PREDICTIONS, prediction, "prediction").target(a, s), (x_0, noise))
+
+
+def to_x_0(
+    schedule: NoiseSchedule,
+    prediction: str,
+    x_t: Tensor,
+    output: Tensor,
+    t: int | Tensor,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Return x̂_0, the clean sample that the output stands for; arguments as in :func:`target`.
+
+    Args:
+        schedule: the noise schedule.
+        prediction: how the output is read.
+        x_t: (B, …) the noisy data the network was given.
+        output: (B, …) what it returned.
+        t: where.
+        dtype: of the result; by default that of ``x_t``.
+
+    Raises:
+        NoAnswerError: ε-prediction where ᾱ_t = 0: x_t is pure noise there, and ε says nothing about x_0.
+        UnknownNameError, TimestepError, ShapeError, DtypeError: as in :func:`target`.
+    """
+    check_alike(x_t=x_t, output=output)
+    reading = look_up(PREDICTIONS, prediction, "prediction")
+    a, s = scales(schedule, t, x_t)
+    if prediction == "epsilon" and not a.all():
+        raise NoAnswerError(
+            "ε-prediction at a t with ᾱ_t = 0: x_t is pure noise, so ε says nothing about x_0. Train with "
+            "v_prediction or sample, or start at the t before"
+        )
+    return lincomb(reading.x_0(a, s), (x_t, output), dtype=dtype)
+
+
+def to_eps(schedule: NoiseSchedule, prediction: str, x_t: Tensor, output: Tensor, t: int | Tensor) -> Tensor:
+    """Return ε̂, the noise that the output stands for; arguments and errors as in :func:`to_x_0`."""
+    check_alike(x_t=x_t, output=output)
+    reading = look_up(PREDICTIONS, prediction, "prediction")
+    return lincomb(reading.eps(*scales(schedule, t, x_t)), (x_t, output))
+
+
+def scales(schedule: NoiseSchedule, t: int | Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
+    """Return √ᾱ_t and √(1−ᾱ_t) in float64, shaped so that they broadcast over the data.
+
+    Raises:
+        ShapeError: the shape of t does not broadcast against the leading dimensions of the data.
+    """
+    log_alpha_bar = spread(schedule.log_alpha_bar_at(t), data)
+    return (log_alpha_bar / 2).exp(), noise_power(log_alpha_bar).sqrt()
+
+
+def spread(values: Tensor, data: Tensor) -> Tensor:
+    """Line the values up with the leading dimensions of the data: (B,) becomes (B, 1, 1, 1) over images.
+
+    Raises:
+        ShapeError: they do not broadcast.
+    """
+    check_float(data=data)
+    if values.ndim == 0:
+        return values
+    fits = values.ndim <= data.ndim and all(
+        n in (1, m) for n, m in zip(values.shape, data.shape, strict=False)
+    )
+    if not fits:
+        raise ShapeError(
+            f"t has shape {tuple(values.shape)}, the data {tuple(data.shape)}: t must broadcast against its "
+            "leading dimensions: one t in all, (B,) one a sample, (B, L) one a token"
+        )
+    return values.reshape(values.shape + (1,) * (data.ndim - values.ndim))

@@ -1,0 +1,44 @@
+"""A progress bar on a terminal, with rate and time left; nothing elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+__all__ = ["track"]
+
+Item = TypeVar("Item")
+
+
+def track(items: Iterable[Item], total: int, what: str, *, shown: bool | None = None) -> Iterator[Item]:
+    """Yield the items; draw a bar on stderr while they come.
+
+    Args:
+        items: what is counted.
+        total: how many there will be.
+        what: the word before the bar.
+        shown: by default, whether stderr is a terminal and rich (of the ``train`` extra) is installed.
+    """
+    if not (sys.stderr.isatty() if shown is None else shown):
+        yield from items
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    except ImportError:
+        yield from items
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total, rate="")
+        for item in items:
+            yield item
+            speed = bar.tasks[task].speed
+            bar.update(task, advance=1, rate=f"{speed:.1f}/s" if speed else "")

@@ -1,0 +1,212 @@
+"""The one sampling loop: ask the denoiser, apply the row, until clean.
+
+    x ← row.advance(x, [x̂_0, x̂_0', …], z)        for each row of the plan
+
+Every sampler runs through here, and :func:`iter_sample` yields every state; to stop early, ``break``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from alphabar import noise as noise_
+from alphabar.checks import check_count, check_float
+from alphabar.denoiser import Denoise
+from alphabar.errors import ConfigError, DtypeError, NoAnswerError, ShapeError
+from alphabar.progress import track
+from alphabar.samplers.plan import Plan, Sampler
+
+__all__ = ["State", "iter_sample", "sample"]
+
+Draw = Callable[[int], Tensor]
+
+
+class State(NamedTuple):
+    """One state of the chain and what the denoiser says about it."""
+
+    step: int
+    """Evaluations of the network before this state, 0 … n."""
+    t: int
+    """The level of ``x_t``; −1 is clean."""
+    x_t: Tensor
+    """(B, C, …) the state, in float32 or wider."""
+    x_0: Tensor
+    """(B, C, …) x̂_0 as estimated from it; the state itself at the end."""
+
+
+def iter_sample(
+    denoiser: Denoise,
+    shape: Sequence[int],
+    sampler: Sampler,
+    *,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    x_t: Tensor | None = None,
+    t_start: int | None = None,
+    first: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Iterator[State]:
+    """Yield the chain's states from noise to sample: n+1 of them for n evaluations of the network.
+
+    Noise is addressed by (seed, sample, step), so that sample 17 is the same in any batch; with a
+    ``generator`` it is drawn from a stream as diffusers draws it, so that a seed gives the same image.
+
+    Args:
+        denoiser: what estimates x_0, and the schedule.
+        shape: (B, C, …) of the batch.
+        sampler: what makes the plan.
+        seed: of the addressed noise; by default drawn from torch's global generator.
+        generator: draws all noise instead; on its own device.
+        x_t: (B, C, …) where to start; by default pure noise.
+        t_start: the level of ``x_t`` if that is not the sampler's first t: image to image.
+        first: the number of the first sample in the batch, for addressing.
+        dtype: the precision the network is fed in. The chain's own state is float32 at least.
+        device: where the chain runs; by default the device of ``x_t``, or torch's default device.
+
+    Raises:
+        ConfigError: both seed and generator, or t_start without x_t.
+        ShapeError: an x_t or an answer of another shape.
+        NoAnswerError: the network returned NaN or infinity; the message says at which step and t.
+        TimestepError, UnknownNameError: steps, spacing or t_start that do not fit the schedule.
+    """
+    shape = torch.Size(shape)
+    check_count(**{f"shape[{i}]": n for i, n in enumerate(shape)})
+    if t_start is not None and x_t is None:
+        raise ConfigError(f"t_start is {t_start}, but no x_t is given: give the noisy data to start from")
+    if t_start is not None:
+        denoiser.schedule.log_alpha_bar_at(t_start)
+    where = torch.get_default_device() if x_t is None else x_t.device
+    where = where if device is None else torch.device(device)
+    plan = sampler.plan(denoiser.schedule, t_start)
+    draw = _noise_source(shape, seed, generator, first, dtype, where)
+    start = draw(0) if x_t is None else _checked_start(x_t, shape).to(where)
+    return _chain(denoiser, plan, start, draw, dtype)
+
+
+def sample(
+    denoiser: Denoise,
+    shape: Sequence[int],
+    sampler: Sampler,
+    *,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    x_t: Tensor | None = None,
+    t_start: int | None = None,
+    first: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+    progress: bool | None = None,
+) -> Tensor:
+    """Return samples, (B, C, …) of the given dtype.
+
+    >>> import alphabar
+    >>> schedule = alphabar.NoiseSchedule.cosine()
+    >>> mean = alphabar.Denoiser(lambda x_t, t: torch.full_like(x_t, 0.25), schedule, "sample")
+    >>> sample(mean, (1, 1, 1, 2), alphabar.DDIM(steps=10), seed=0)
+    tensor([[[[0.2500, 0.2500]]]])
+
+    Args:
+        denoiser: as in :func:`iter_sample`, like all arguments but the last.
+        shape: (B, C, …) of the batch.
+        sampler: what makes the plan.
+        seed: of the addressed noise.
+        generator: draws all noise instead.
+        x_t: where to start.
+        t_start: the level of ``x_t``.
+        first: the number of the first sample in the batch.
+        dtype: the precision the network is fed in, and of the result.
+        device: where the chain runs.
+        progress: show a bar; by default on a terminal.
+
+    Raises:
+        AlphabarError: as :func:`iter_sample`.
+    """
+    states = iter_sample(
+        denoiser,
+        shape,
+        sampler,
+        seed=seed,
+        generator=generator,
+        x_t=x_t,
+        t_start=t_start,
+        first=first,
+        dtype=dtype,
+        device=device,
+    )
+    total = len(sampler.plan(denoiser.schedule, t_start)) + 1
+    for state in track(states, total, "sampling", shown=progress):
+        last = state.x_t
+    return last.to(dtype)
+
+
+@torch.no_grad()
+def _chain(denoiser: Denoise, plan: Plan, x_t: Tensor, draw: Draw, dtype: torch.dtype) -> Iterator[State]:
+    wide = _wide(dtype)
+    x_t = x_t.to(wide)
+    history: deque[Tensor] = deque(maxlen=plan.memory)
+    finite: list[Tensor] = []
+    for step, row in enumerate(plan.rows):
+        estimate = denoiser(x_t.to(dtype), row.t)
+        if estimate.x_0.shape != x_t.shape:
+            raise ShapeError(
+                f"the denoiser returned {tuple(estimate.x_0.shape)} for x_t of {tuple(x_t.shape)}"
+            )
+        history.appendleft(estimate.x_0.to(wide))
+        finite.append(estimate.x_0.isfinite().all())
+        if x_t.device.type == "cpu" or step + 1 == len(plan):  # elsewhere one wait at the end, not one a step
+            _check_finite(finite, plan)
+        yield State(step, row.t, x_t, history[0])
+        noise = draw(step + 1) if row.is_random else None
+        x_t = row.advance(x_t, tuple(history), noise, estimate.variance)
+    yield State(len(plan), -1, x_t, x_t)
+
+
+def _check_finite(finite: Sequence[Tensor], plan: Plan) -> None:
+    good = torch.stack(tuple(finite)).tolist()
+    if not all(good):
+        step = good.index(False)
+        raise NoAnswerError(
+            f"the denoiser returned NaN or infinity at step {step}, t = {plan.timesteps[step]}: check the "
+            "network's weights, its precision, and that prediction and schedule are those it was trained with"
+        )
+
+
+def _noise_source(
+    shape: torch.Size,
+    seed: int | None,
+    generator: torch.Generator | None,
+    first: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Draw:
+    wide = _wide(dtype)
+    if generator is not None:
+        if seed is not None:
+            raise ConfigError("both seed and generator are given: the noise can come from one of them only")
+        drawn_on = generator.device
+        return lambda stream: torch.randn(shape, generator=generator, device=drawn_on, dtype=dtype).to(
+            device, wide
+        )
+    key = int(torch.randint(2**63 - 1, ())) if seed is None else seed
+    return lambda stream: noise_.normal(
+        shape, seed=key, stream=stream, first=first, dtype=wide, device=device
+    )
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    if not dtype.is_floating_point:
+        raise DtypeError(f"dtype is {dtype}: sampling needs a floating-point precision")
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _checked_start(x_t: Tensor, shape: torch.Size) -> Tensor:
+    check_float(x_t=x_t)
+    if x_t.shape != shape:
+        raise ShapeError(f"x_t has shape {tuple(x_t.shape)}, shape is {tuple(shape)}: they must be equal")
+    return x_t
