@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alphabar.errors import ConfigError, DtypeError, ScheduleError, ShapeError, TimestepError
 
-__all__ = ["check_alike", "check_count", "check_float", "checked_beta", "checked_t", "checked_vector"]
+__all__ = ["check_alike", "check_count", "check_float", "checked_alpha_bar", "checked_beta", "checked_t"]
 
 
 def check_float(**tensors: Tensor) -> None:
@@ -59,13 +59,16 @@ def check_count(**counts: int) -> None:
             raise ConfigError(f"{name} is {count!r}: it must be a whole number of at least 1")
 
 
-def checked_vector(values: Tensor | Sequence[float], name: str) -> Tensor:
+def _vector(values: Tensor | Sequence[float], name: str) -> Tensor:
     """Return a copy as a (T,) float64 tensor on the CPU.
 
     Raises:
         ScheduleError: not one row of at least one finite number.
     """
-    vector = torch.as_tensor(values).detach().to("cpu", torch.float64, copy=True)
+    try:
+        vector = torch.as_tensor(values, dtype=torch.float64).detach().to("cpu", copy=True)
+    except (TypeError, ValueError, RuntimeError):
+        raise ScheduleError(f"{name} is {values!r}: give a list of at least one number") from None
     if vector.ndim != 1 or not vector.numel():
         raise ScheduleError(f"{name} has shape {tuple(vector.shape)}: give a list of at least one number")
     if not vector.isfinite().all():
@@ -80,13 +83,31 @@ def checked_beta(beta: Tensor | Sequence[float]) -> Tensor:
     Raises:
         ScheduleError: a β outside (0, 1), other than a last one of 1.
     """
-    values = checked_vector(beta, "beta")
+    values = _vector(beta, "beta")
     wrong = (values <= 0) | (values >= 1)
     wrong[-1] = not 0 < values[-1] <= 1
     if wrong.any():
         t = int(wrong.nonzero()[0])
         raise ScheduleError(
             f"beta[{t}] is {values[t]:g}: β lies in (0, 1), and only the last may be 1 (zero terminal SNR)"
+        )
+    return values
+
+
+def checked_alpha_bar(alpha_bar: Tensor | Sequence[float]) -> Tensor:
+    """Return a copy of ᾱ as (T,) float64.
+
+    Raises:
+        ScheduleError: ᾱ that does not fall from below 1 to 0 at the least.
+    """
+    values = _vector(alpha_bar, "alpha_bar")
+    previous = torch.cat([values.new_ones(1), values[:-1]])
+    wrong = ~((values >= 0) & (values < previous))
+    if wrong.any():
+        t = int(wrong.nonzero()[0])
+        raise ScheduleError(
+            f"alpha_bar[{t}] is {values[t]:g} after {previous[t]:g}: ᾱ must start below 1, fall at every step, "
+            "and reach 0 at the last step if at all"
         )
     return values
 

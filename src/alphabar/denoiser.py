@@ -84,13 +84,22 @@ class Denoiser:
             TimestepError, DtypeError: t or x_t that do not fit.
         """
         check_float(x_t=x_t)
-        conditions = {} if self.labels is None else {"class_labels": self.labels}
-        answer = self.network(x_t, torch.full((len(x_t),), t, device=x_t.device), **conditions)
-        output, variance = _halves(answer if isinstance(answer, Tensor) else answer.sample, x_t)
+        output = answer(self.network, x_t, torch.full((len(x_t),), t, device=x_t.device), self.labels)
+        output, variance = _halves(output, x_t)
         wide = torch.promote_types(x_t.dtype, torch.float32)
         return Estimate(
             to_x_0(self.schedule, self.prediction, x_t, output.to(x_t.dtype), t, dtype=wide), variance
         )
+
+
+def answer(network: Callable[..., Any], x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    """Return what the network says: a tensor, or the ``sample`` of the object a diffusers model returns."""
+    conditions = {} if labels is None else {"class_labels": labels}
+    output = network(x_t, t, **conditions)
+    if not isinstance(output, Tensor):
+        output = getattr(output, "sample", output)
+    check_float(**{"the network's answer": output})
+    return output
 
 
 def _halves(output: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor | None]:

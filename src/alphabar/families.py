@@ -63,8 +63,8 @@ def exponential(steps: int) -> Tensor:
 
 
 def _laplace_alpha_bar(u: Tensor) -> Tensor:
-    log_snr = -0.5 * torch.sign(0.5 - u) * torch.log(1 - 2 * (0.5 - u).abs() + 1e-6)
-    return log_snr.sigmoid()
+    log_snr = 0.5 * torch.log(1 - 2 * (0.5 - u).abs() + 1e-6)
+    return torch.where(u > 0.5, log_snr, -log_snr).sigmoid()
 
 
 def _cut(alpha_bar: Callable[[Tensor], Tensor], steps: int) -> Tensor:

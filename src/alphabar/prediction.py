@@ -88,7 +88,7 @@ def to_x_0(
     check_alike(x_t=x_t, output=output)
     reading = look_up(PREDICTIONS, prediction, "prediction")
     a, s = scales(schedule, t, x_t)
-    if prediction == "epsilon" and not a.all():
+    if prediction == "epsilon" and not (1 / a).isfinite().all():
         raise NoAnswerError(
             "ε-prediction at a t with ᾱ_t = 0: x_t is pure noise, so ε says nothing about x_0. Train with "
             "v_prediction or sample, or start at the t before"

@@ -1,0 +1,72 @@
+"""The network of the training command: diffusers' ``UNet2DModel``, sized from the image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from alphabar.errors import ConfigError, MissingExtraError
+
+__all__ = ["unet"]
+
+WIDTHS: dict[int, tuple[int, ...]] = {
+    8: (32, 64),
+    16: (32, 64, 128),
+    32: (64, 128, 128),
+    64: (64, 128, 256, 256),
+    128: (64, 128, 128, 256, 256),
+}
+"""Channels of each level, by the largest image they are meant for; larger images take the last row."""
+
+
+def unet(
+    shape: tuple[int, int, int], *, channels: Sequence[int] | None = None, classes: int = 0
+) -> nn.Module:
+    """Return a U-Net for images of a shape, with attention at its lowest resolution.
+
+    Args:
+        shape: (C, H, W).
+        channels: of each level, whose resolution halves from one to the next; multiples of 8. By default
+            as suits the image.
+        classes: how many labels it knows; one more, the last, stands for "no label". 0: it takes none.
+
+    Raises:
+        ConfigError: a size that cannot be halved as often as there are levels, or odd channels.
+        MissingExtraError: diffusers is not installed.
+    """
+    depth, height, width = shape
+    levels = tuple(channels) if channels else _default_widths(max(height, width))
+    halvings = 2 ** (len(levels) - 1)
+    if height % halvings or width % halvings:
+        raise ConfigError(
+            f"images of {height}×{width} cannot be halved {len(levels) - 1} times for channels {levels}: give "
+            f"fewer channels, or a size that is a multiple of {halvings}"
+        )
+    if any(channel < 8 or channel % 8 for channel in levels):
+        raise ConfigError(f"channels {levels}: each must be a positive multiple of 8")
+    plain = len(levels) - 1
+    return _unet2d()(
+        sample_size=height if height == width else (height, width),
+        in_channels=depth,
+        out_channels=depth,
+        block_out_channels=levels,
+        layers_per_block=1 if max(height, width) <= 16 else 2,
+        down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",),
+        up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * plain,
+        norm_num_groups=8,
+        num_class_embeds=classes + 1 if classes else None,
+    )
+
+
+def _default_widths(size: int) -> tuple[int, ...]:
+    return next((widths for largest, widths in WIDTHS.items() if size <= largest), WIDTHS[max(WIDTHS)])
+
+
+def _unet2d() -> Any:
+    try:
+        from diffusers import UNet2DModel
+    except ImportError:
+        raise MissingExtraError("the U-Net", "train") from None
+    return UNet2DModel
