@@ -10,21 +10,22 @@ one runs no code.
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 import alphabar
 from alphabar.denoiser import Denoiser
 from alphabar.errors import CheckpointError, MissingExtraError, look_up
+from alphabar.files import whole_folder
 from alphabar.prediction import PREDICTIONS
 from alphabar.schedule import NoiseSchedule
 
-__all__ = ["Checkpoint", "load", "save"]
+__all__ = ["Checkpoint", "check_place", "load", "save"]
 
 DESCRIPTION = "alphabar.json"
 
@@ -55,6 +56,23 @@ class Checkpoint:
             raise CheckpointError(f"this network {has}: {'give' if self.classes else 'leave out'} labels")
         return Denoiser(self.network, self.schedule, self.prediction, labels)
 
+    def labels(self, count: int, names: Sequence[str] = ()) -> Tensor | None:
+        """Return (count,) labels that go through the named classes in turn, by default all.
+
+        None where the network has no classes.
+
+        Raises:
+            UnknownNameError: a name that is no class of this network.
+            CheckpointError: names for a network without classes.
+        """
+        if not self.classes:
+            if names:
+                raise CheckpointError(f"this network knows no classes: leave out {', '.join(names)}")
+            return None
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        chosen = torch.tensor([look_up(numbers, name, "class") for name in names or self.classes])
+        return chosen[torch.arange(count) % len(chosen)]
+
 
 def save(folder: str | Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint; a folder that is already there is replaced when the new one is whole.
@@ -74,17 +92,22 @@ def save(folder: str | Path, checkpoint: Checkpoint) -> Path:
             f"a {type(checkpoint.network).__name__} cannot be written as a diffusers pipeline: save its "
             "state_dict() yourself, beside schedule.to_config() and the prediction"
         )
+    check_place(place)
+    with whole_folder(place) as draft:
+        _pipeline(checkpoint).save_pretrained(draft)
+        Path(draft, DESCRIPTION).write_text(json.dumps(_description(checkpoint), indent=2) + "\n")
+    return place
+
+
+def check_place(folder: str | Path) -> None:
+    """Refuse a place that a checkpoint must not replace; to be asked before a long training.
+
+    Raises:
+        CheckpointError: a file, or a folder with something in it that is not a checkpoint.
+    """
+    place = Path(folder)
     if place.exists() and not (place.is_dir() and (_is_checkpoint(place) or not any(place.iterdir()))):
         raise CheckpointError(f"{place} exists and is no checkpoint: choose another place, or move it away")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as beside:
-        whole, old = Path(beside, "new"), Path(beside, "old")
-        _pipeline(checkpoint).save_pretrained(whole)
-        Path(whole, DESCRIPTION).write_text(json.dumps(_description(checkpoint), indent=2) + "\n")
-        if place.exists():
-            place.rename(old)
-        whole.rename(place)
-    return place
 
 
 def load(folder: str | Path) -> Checkpoint:

@@ -37,7 +37,7 @@ class Denoise(Protocol):
     def schedule(self) -> NoiseSchedule:
         """The schedule that t refers to."""
 
-    def __call__(self, x_t: Tensor, t: int) -> Estimate:
+    def __call__(self, x_t: Tensor, t: float) -> Estimate:
         """Estimate x_0 from x_t, (B, C, …), at level t."""
 
 
@@ -51,8 +51,8 @@ class Denoiser:
     tensor([0.5000, 0.5000])
 
     Args:
-        network: called as ``network(x_t, t)`` with x_t (B, C, …) and t (B,) int64; returns a tensor, or an
-            object whose ``sample`` is one (a diffusers model), of C channels or, with a learned variance, 2C.
+        network: called as ``network(x_t, t)`` with x_t (B, C, …) and t (B,), int64, or float32 where t lies
+            between the integers; returns a tensor, or an object whose ``sample`` is one (a diffusers model), of C channels or, with a learned variance, 2C.
         schedule: the noise schedule it was trained with.
         prediction: how its output is read: ``"epsilon"``, ``"sample"`` or ``"v_prediction"``.
         labels: (B,) class labels, handed on as ``network(x_t, t, class_labels=labels)``.
@@ -71,12 +71,12 @@ class Denoiser:
         if not callable(self.network):
             raise DtypeError(f"network is a {type(self.network).__name__}: pass a callable network(x_t, t)")
 
-    def __call__(self, x_t: Tensor, t: int) -> Estimate:
+    def __call__(self, x_t: Tensor, t: float) -> Estimate:
         """Estimate x_0 at level t.
 
         Args:
             x_t: (B, C, …) noisy data, in the precision of the network.
-            t: 0 … T−1, one for the whole batch.
+            t: 0 … T−1, whole (an int) or fractional, one for the whole batch.
 
         Raises:
             NoAnswerError: ε-prediction where ᾱ_t = 0.

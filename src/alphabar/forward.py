@@ -23,7 +23,7 @@ from torch import Tensor
 
 from alphabar import noise as noise_
 from alphabar.checks import check_alike, check_float
-from alphabar.errors import ShapeError, TimestepError
+from alphabar.errors import TimestepError
 from alphabar.ops import lincomb
 from alphabar.prediction import scales, spread, target
 from alphabar.schedule import NoiseSchedule, noise_power
@@ -177,6 +177,7 @@ def trajectory(schedule: NoiseSchedule, x_0: Tensor, ts: Sequence[int], *, seed:
     check_float(x_0=x_0)
     if not len(ts) or any(s >= t for s, t in pairwise(ts)):
         raise TimestepError(f"ts is {list(ts)}: give at least one t, in increasing order")
+    schedule.log_alpha_bar_at(torch.as_tensor(ts))
     states, x_s = [], x_0
     for s, t in zip([-1, *ts], ts, strict=False):
         z = noise_.normal(x_0.shape, seed=seed, stream=t, dtype=x_0.dtype, device=x_0.device)
@@ -194,12 +195,7 @@ def _two_levels(
     schedule: NoiseSchedule, s: int | Tensor, t: int | Tensor, data: Tensor
 ) -> tuple[Tensor, Tensor]:
     log_s, log_t = schedule.log_alpha_bar_at(s, lowest=-1), schedule.log_alpha_bar_at(t)
-    try:
-        wrong = (torch.as_tensor(s, device=log_s.device) >= torch.as_tensor(t, device=log_s.device)).any()
-    except RuntimeError:
-        raise ShapeError(
-            f"s has shape {tuple(log_s.shape)}, t has {tuple(log_t.shape)}: they must broadcast"
-        ) from None
-    if wrong:
+    index_s, index_t = (spread(torch.as_tensor(level, device=log_s.device), data) for level in (s, t))
+    if (index_s >= index_t).any():
         raise TimestepError(f"s = {s} and t = {t}: s must be smaller than t, for noise only grows")
     return spread(log_s, data), spread(log_t, data)

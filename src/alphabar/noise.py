@@ -70,6 +70,9 @@ def _check_address(shape: Sequence[int], **words: tuple[int, int]) -> None:
     for name, (value, bits) in words.items():
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**bits:
             raise ConfigError(f"{name} is {value!r}: it must be an integer in 0 … 2^{bits} - 1")
+    first = words["first"][0]
+    if first + shape[0] > 2**63:
+        raise ConfigError(f"first is {first} for {shape[0]} samples: the last number must be at most 2^63 - 1")
 
 
 def _size(shape: Sequence[int]) -> int:

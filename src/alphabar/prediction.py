@@ -16,6 +16,7 @@ from torch import Tensor
 
 from alphabar.checks import check_alike, check_float
 from alphabar.errors import NoAnswerError, ShapeError, look_up
+from alphabar.levels import log_alpha_bar_between
 from alphabar.ops import lincomb
 from alphabar.schedule import NoiseSchedule, noise_power
 
@@ -67,7 +68,7 @@ def to_x_0(
     prediction: str,
     x_t: Tensor,
     output: Tensor,
-    t: int | Tensor,
+    t: float | Tensor,
     *,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
@@ -78,7 +79,7 @@ def to_x_0(
         prediction: how the output is read.
         x_t: (B, …) the noisy data the network was given.
         output: (B, …) what it returned.
-        t: where.
+        t: where; also between the integers.
         dtype: of the result; by default that of ``x_t``.
 
     Raises:
@@ -87,7 +88,7 @@ def to_x_0(
     """
     check_alike(x_t=x_t, output=output)
     reading = look_up(PREDICTIONS, prediction, "prediction")
-    a, s = scales(schedule, t, x_t)
+    a, s = _scales(log_alpha_bar_between(schedule, t), x_t)
     if prediction == "epsilon" and not (1 / a).isfinite().all():
         raise NoAnswerError(
             "ε-prediction at a t with ᾱ_t = 0: x_t is pure noise, so ε says nothing about x_0. Train with "
@@ -96,11 +97,11 @@ def to_x_0(
     return lincomb(reading.x_0(a, s), (x_t, output), dtype=dtype)
 
 
-def to_eps(schedule: NoiseSchedule, prediction: str, x_t: Tensor, output: Tensor, t: int | Tensor) -> Tensor:
+def to_eps(schedule: NoiseSchedule, prediction: str, x_t: Tensor, output: Tensor, t: float | Tensor) -> Tensor:
     """Return ε̂, the noise that the output stands for; arguments and errors as in :func:`to_x_0`."""
     check_alike(x_t=x_t, output=output)
     reading = look_up(PREDICTIONS, prediction, "prediction")
-    return lincomb(reading.eps(*scales(schedule, t, x_t)), (x_t, output))
+    return lincomb(reading.eps(*_scales(log_alpha_bar_between(schedule, t), x_t)), (x_t, output))
 
 
 def scales(schedule: NoiseSchedule, t: int | Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,7 +110,11 @@ def scales(schedule: NoiseSchedule, t: int | Tensor, data: Tensor) -> tuple[Tens
     Raises:
         ShapeError: the shape of t does not broadcast against the leading dimensions of the data.
     """
-    log_alpha_bar = spread(schedule.log_alpha_bar_at(t), data)
+    return _scales(schedule.log_alpha_bar_at(t), data)
+
+
+def _scales(log_alpha_bar: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
+    log_alpha_bar = spread(log_alpha_bar, data)
     return (log_alpha_bar / 2).exp(), noise_power(log_alpha_bar).sqrt()
 
 

@@ -16,6 +16,7 @@ A family is a function that returns a schedule; your own is one more function:
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -210,7 +211,7 @@ class NoiseSchedule:
     def to_config(self) -> dict[str, Any]:
         """Return the diffusers configuration keys of this schedule; :meth:`from_config` reads them back."""
         if self._config:
-            return dict(self._config)
+            return copy.deepcopy(self._config)
         return {**CONFIG_DEFAULTS, "num_train_timesteps": len(self), "trained_betas": self._beta.tolist()}
 
     @classmethod

@@ -80,13 +80,13 @@ def _addressed(
     blocks = math.ceil(size / 4)
     out = torch.empty(samples, blocks, 4, device=device)
     rows = max(1, BLOCKS_AT_ONCE // max(blocks, 1))
-    columns = torch.split(torch.arange(blocks, device=device), BLOCKS_AT_ONCE)
     for start in range(0, samples, rows):
-        ids = torch.arange(first + start, first + min(start + rows, samples), device=device)[:, None]
-        for block in columns:
+        ids = torch.arange(start, min(start + rows, samples), device=device)[:, None] + first
+        for left in range(0, blocks, BLOCKS_AT_ONCE):
+            block = torch.arange(left, min(left + BLOCKS_AT_ONCE, blocks), device=device)
             word = torch.zeros_like(ids + block)
             counter = (word + block, word + stream, word + (ids & MASK), word + (ids >> 32))
-            out[start : start + rows, block[0] : block[-1] + 1] = numbers(philox4x32(counter, key))
+            out[start : start + rows, left : left + BLOCKS_AT_ONCE] = numbers(philox4x32(counter, key))
     return out.view(samples, blocks * 4)[:, :size]
 
 

@@ -158,7 +158,8 @@ def _chain(denoiser: Denoise, plan: Plan, x_t: Tensor, draw: Draw, dtype: torch.
                 f"the denoiser returned {tuple(estimate.x_0.shape)} for x_t of {tuple(x_t.shape)}"
             )
         history.appendleft(estimate.x_0.to(wide))
-        finite.append(estimate.x_0.isfinite().all())
+        answers = [answer.isfinite().all() for answer in estimate if answer is not None]
+        finite.append(torch.stack(answers).all())
         if x_t.device.type == "cpu" or step + 1 == len(plan):  # elsewhere one wait at the end, not one a step
             _check_finite(finite, plan)
         yield State(step, row.t, x_t, history[0])

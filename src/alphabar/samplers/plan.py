@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from alphabar.errors import ConfigError, NoAnswerError, ShapeError
+from alphabar.levels import CLEAN, levels_at
 from alphabar.ops import lincomb, work_dtype
 from alphabar.schedule import NoiseSchedule
 from alphabar.timesteps import Spacing, entered_at, visited
@@ -156,6 +157,6 @@ def grid(schedule: NoiseSchedule, steps: int | None, spacing: Spacing, t_start: 
     Raises:
         TimestepError, ConfigError, UnknownNameError: steps or a spacing that do not fit the schedule.
     """
-    timesteps = entered_at(visited(len(schedule), steps, spacing), t_start)
-    log_alpha_bar = schedule.log_alpha_bar_at(torch.tensor([*timesteps, -1]), lowest=-1)
+    timesteps = entered_at(visited(schedule, steps, spacing), t_start)
+    log_alpha_bar = torch.tensor([level.log_alpha_bar for level in (*levels_at(schedule, timesteps), CLEAN)], dtype=torch.float64)
     return Grid(timesteps, (*timesteps[1:], -1), log_alpha_bar[:-1], log_alpha_bar[1:])

@@ -1,0 +1,243 @@
+"""The command line: ``alphabar noise | schedule | train | sample | demo``.
+
+Every command is a dataclass: its fields are the arguments, and calling it does the work. The training command
+is the :class:`alphabar.train.TrainConfig` of the Python API with a place to write to. A wrong argument
+is one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+import tyro
+from accelerate import PartialState
+from tyro.conf import FlagCreatePairsOff, Positional
+
+from alphabar import checkpoint, demo, plots
+from alphabar.data import read_image, to_unit
+from alphabar.errors import AlphabarError, look_up
+from alphabar.guidance import Clipped
+from alphabar.progress import track
+from alphabar.samplers import DDIM, DDPM, Sampler, sample
+from alphabar.schedule import FAMILIES, NoiseSchedule
+from alphabar.train import TrainConfig, train
+
+__all__ = ["COMMANDS", "main"]
+
+SAMPLERS: dict[str, Callable[[int], Sampler]] = {
+    "ddim": DDIM,
+    "ddpm": DDPM,
+}
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Show a picture dissolving into noise: x_t at chosen t, with ᾱ_t and the signal-to-noise ratio."""
+
+    image: Positional[Path]
+    """A picture in any common format."""
+    t: tuple[int, ...] = ()
+    """Which t to show, increasing; by default eight from 0 to T−1."""
+    schedule: str = "linear"
+    """Noise schedule: linear, scaled_linear, cosine, sigmoid, laplace, exponential."""
+    diffusion_steps: int = 1000
+    """T, the number of noise levels."""
+    size: int = 256
+    """Pixels of the shorter side."""
+    seed: int = 0
+    """Of the noise."""
+    gif: bool = False
+    """Write the whole chain as an animation too."""
+    out: Path = Path("noise.png")
+    """Where to write; the animation goes beside it."""
+
+    def __call__(self) -> None:
+        """Write the strip, and the animation."""
+        schedule = _schedule(self.schedule, self.diffusion_steps)
+        x_0 = to_unit(read_image(self.image, size=self.size))
+        for path in demo.noise_strip(x_0, schedule, self.out, ts=self.t, seed=self.seed, gif=self.gif):
+            _wrote(path)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Draw β, ᾱ and the log-SNR of noise schedules side by side."""
+
+    names: Positional[tuple[str, ...]] = ("linear", "cosine")
+    """Any of linear, scaled_linear, cosine, sigmoid, laplace, exponential."""
+    diffusion_steps: int = 1000
+    """T, the number of noise levels."""
+    out: Path = Path("schedule.png")
+    """Where to write."""
+
+    def __call__(self) -> None:
+        """Print the ends of each schedule and write the curves."""
+        schedules = {name: _schedule(name, self.diffusion_steps) for name in self.names}
+        for name, schedule in schedules.items():
+            beta, alpha_bar = schedule.beta, schedule.alpha_bar
+            print(
+                f"{name:14} T {len(schedule)}   β {beta[0]:.3g} … {beta[-1]:.3g}   "
+                f"ᾱ {alpha_bar[0]:.6f} … {alpha_bar[-1]:.3g}   log-SNR {schedule.log_snr[0]:.2f} … "
+                f"{schedule.log_snr[-1]:.2f}"
+            )
+        plots.schedule_curves(schedules, self.out)
+        _wrote(self.out)
+
+
+@dataclass(frozen=True)
+class Train(TrainConfig):
+    """Train a network and write it as a folder that diffusers opens too."""
+
+    data: Positional[str] = "digits"
+    """What to train on: "digits", a folder of images, a .parquet file, or a Hugging Face dataset."""
+    out: Path = Path("runs/latest")
+    """The folder to write."""
+
+    def __call__(self) -> None:
+        """Train with a progress bar, then write the averaged network and the curve of the loss."""
+        config = TrainConfig(**{each.name: getattr(self, each.name) for each in fields(TrainConfig)})
+        checkpoint.check_place(self.out)
+        main_process = PartialState().is_main_process
+        steps = list(track(train(config), config.steps, "training", shown=None if main_process else False))
+        if not main_process:
+            return
+        losses, last = [step.loss for step in steps], steps[-1]
+        checkpoint.save(self.out, last.snapshot())
+        plots.loss_curve(losses, self.out / "loss.png")
+        mean = sum(losses[-50:]) / len(losses[-50:])
+        print(f"{last.step} steps, {last.images} images, loss {mean:.4f} over the last {len(losses[-50:])}")
+        _wrote(self.out)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw samples from a trained network: one picture each, and a grid of all."""
+
+    run: Positional[Path]
+    """A folder that ``alphabar train`` or diffusers wrote."""
+    num: int = 64
+    """How many."""
+    sampler: str = "ddim"
+    """ddim (no fresh noise), ddpm."""
+    steps: int = 50
+    """Evaluations of the network for each sample, 1 … T."""
+    label: tuple[str, ...] = ()
+    """Classes to draw, in turn, for a class-conditional network; by default all."""
+    seed: int = 0
+    """Sample n of a seed is the same whatever the batch."""
+    batch_size: int = 64
+    """Samples at a time."""
+    out: Path | None = None
+    """The folder to write; by default RUN/samples."""
+
+    def __call__(self) -> None:
+        """Sample in batches and write the pictures."""
+        loaded = checkpoint.load(self.run)
+        sampler = look_up(SAMPLERS, self.sampler, "sampler")(self.steps)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        loaded.network.to(device)
+        labels = loaded.labels(self.num, self.label)
+        batches = []
+        for first in track(range(0, self.num, self.batch_size), -(-self.num // self.batch_size), "sampling"):
+            part = slice(first, min(first + self.batch_size, self.num))
+            denoiser = loaded.denoiser(None if labels is None else labels[part].to(device))
+            shape = (part.stop - part.start, *loaded.shape)
+            batches.append(
+                sample(
+                    Clipped(denoiser),
+                    shape,
+                    sampler,
+                    seed=self.seed,
+                    first=first,
+                    device=device,
+                    progress=False,
+                )
+            )
+        images = torch.cat(batches).cpu()
+        out = self.out or self.run / "samples"
+        for i, x in enumerate(images):
+            plots.image(x, out / f"{i:05}.png")
+        plots.grid(images, out / "grid.png")
+        _wrote(out / "grid.png")
+        _wrote(out, f"{len(images)} pictures")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Run the whole story: noise a photograph, train on digits, sample new ones, and score them."""
+
+    out: Path = Path("demo")
+    """The folder to write; open its index.html."""
+    seconds: float = 75.0
+    """Longest training."""
+    seed: int = 0
+    """Of everything."""
+
+    def __call__(self) -> None:
+        """Write the pictures, the numbers, and the page that shows them."""
+        demo.run(self.out, seconds=self.seconds, seed=self.seed)
+        _wrote(self.out / "index.html")
+
+
+COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
+    "noise": Noise,
+    "schedule": Schedule,
+    "train": Train,
+    "sample": Sample,
+    "demo": Demo,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return 0, or 2 after one line on stderr that says what would be right."""
+    command = _parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        command()
+    except AlphabarError as error:
+        return _complain(str(error))
+    except KeyboardInterrupt:
+        return _complain("interrupted; nothing half-written was left behind")
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> Callable[[], None]:
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.extras.subcommand_cli_from_dict(  # type: ignore[no-any-return]
+                COMMANDS,
+                prog="alphabar",
+                description="Denoising diffusion models from one sequence of numbers.",
+                args=list(arguments),
+                config=(FlagCreatePairsOff,),
+            )
+    except SystemExit as stop:
+        if stop.code:
+            _complain(_one_line(said.getvalue()))
+        raise
+
+
+def _one_line(box: str) -> str:
+    lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in box.splitlines()[1:]]
+    text = " ".join(line for line in lines if line)
+    return re.sub(r"\s*For full helptext, (run|see):?", "; see", text)
+
+
+def _complain(text: str) -> int:
+    print(f"alphabar: {text}".replace("\n", " "), file=sys.stderr)
+    return 2
+
+
+def _wrote(path: Path, what: str = "") -> None:
+    print(f"wrote {path}{f' ({what})' if what else ''}")
+
+
+def _schedule(name: str, steps: int) -> NoiseSchedule:
+    return look_up(FAMILIES, name, "schedule")(steps)
