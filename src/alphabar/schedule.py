@@ -73,14 +73,8 @@ class NoiseSchedule:
             ScheduleError: β empty, not finite, or outside (0, 1).
         """
         checked = checked_beta(beta)
-        vars(self).update(
-            _beta=checked,
-            _log_alpha_bar=torch.log1p(-checked).cumsum(0),
-            _name=name,
-            _config=dict(config or {}),
-        )
-
-    # --- families ---------------------------------------------------------------------------------
+        log_alpha_bar = torch.log1p(-checked).cumsum(0)
+        vars(self).update(_beta=checked, _log_alpha_bar=log_alpha_bar, _name=name, _config=dict(config or {}))
 
     @classmethod
     def linear(
@@ -142,18 +136,15 @@ class NoiseSchedule:
 
         Nichol & Dhariwal 2021, arXiv 2102.09672, equation 17.
         """
-        return cls(
-            cosine(steps), name=f"cosine(steps={steps})", config=family_config("squaredcos_cap_v2", steps)
-        )
+        config = family_config("squaredcos_cap_v2", steps)
+        return cls(cosine(steps), name=f"cosine(steps={steps})", config=config)
 
     @classmethod
     def laplace(cls, steps: int = 1000) -> NoiseSchedule:
         """log-SNR(u) = −½ sgn(½ − u) log(1 − 2|½ − u|), u = t/T.
 
-        Hang et al. 2024, arXiv 2407.03297, table 1, with μ = 0 and b = ½.
-
-        diffusers' ``laplace`` returns √ᾱ where ᾱ is meant. :meth:`from_config` reads its files as it wrote
-        them; this is the schedule of the paper.
+        Hang et al. 2024, arXiv 2407.03297, table 1, with μ = 0 and b = ½. diffusers' ``laplace``
+        returns √ᾱ where ᾱ is meant: :meth:`from_config` reads its files as it wrote them.
         """
         return cls(laplace(steps), name=f"laplace(steps={steps})")
 
@@ -232,8 +223,6 @@ class NoiseSchedule:
             )
         return schedule
 
-    # --- what the numbers are -----------------------------------------------------------------------
-
     @property
     def beta(self) -> Tensor:
         """β_t, (T,) float64: the share of power that step t replaces by noise."""
@@ -288,8 +277,6 @@ class NoiseSchedule:
     def _log_alpha_bar_from_clean(self) -> Tensor:
         return torch.cat([self._log_alpha_bar.new_zeros(1), self._log_alpha_bar])
 
-    # --- other schedules made of this one -----------------------------------------------------------
-
     def zero_terminal_snr(self) -> NoiseSchedule:
         """Shift and scale √ᾱ so that it ends at 0 and begins as before.
 
@@ -323,8 +310,6 @@ class NoiseSchedule:
         log_alpha_bar = self.log_alpha_bar_at(torch.as_tensor(kept))
         beta = noise_power(log_alpha_bar.diff(prepend=log_alpha_bar.new_zeros(1)))
         return NoiseSchedule(beta, name=f"{self._name}.respaced(<{len(kept)} of {len(self)} t>)")
-
-    # --- how it behaves as a value ------------------------------------------------------------------
 
     def __len__(self) -> int:
         return self._beta.numel()

@@ -37,7 +37,7 @@ from alphabar.schedule import FAMILIES, NoiseSchedule
 
 __all__ = ["TrainConfig", "TrainStep", "train"]
 
-NOISE, TIMESTEP, DROPOUT, FLIP = range(4)  # the streams of an image's random choices
+NOISE, TIMESTEP, DROPOUT, FLIP, ORDER = range(5)  # the streams of an image's random choices
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class TrainConfig:
     prediction: str = "v_prediction"
     """What the network returns: epsilon, sample, v_prediction."""
     timesteps: str = "stratified"
-    """How t is drawn: stratified (one from each of B equal parts of 0 … T−1), uniform."""
+    """How t is drawn: stratified (one from each of B equal parts), logit_normal, uniform."""
 
     channels: tuple[int, ...] = ()
     """Channels of each level of the U-Net; by default as suits the image."""
@@ -154,7 +154,7 @@ def train(
     depth, height, width = data.shape
     shape = (depth, height, width)
     bare = network or _new_network(config, shape, len(classes))
-    optimizer = torch.optim.AdamW(bare.parameters(), lr=config.learning_rate, fused=True)
+    optimizer = torch.optim.AdamW(bare.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
     model, optimizer = accelerator.prepare(bare.train(), optimizer)
     ema = EMA(bare.parameters(), config.ema_decay)
 
@@ -168,22 +168,20 @@ def train(
     began = time.monotonic()
     for step, batch in enumerate(_batches(data, order, accelerator.device)):
         gone = _gone(config, step, time.monotonic() - began, accelerator)
-        if gone >= 1:
+        if gone >= 1 and step:
             break
         rate = _rate(config, step, gone)
         for group in optimizer.param_groups:
             group["lr"] = rate
         loss = _loss(model, schedule, config, batch, order.first(step), len(classes))
+        value = float(accelerator.reduce(loss.detach(), "mean"))
+        if not math.isfinite(value):
+            raise NoAnswerError(f"the loss is {value} at step {step + 1}: lower the learning rate, {rate:g}")
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
         ema.update()
-        value = float(accelerator.reduce(loss.detach(), "mean"))
-        if not math.isfinite(value):
-            raise NoAnswerError(
-                f"the loss is {value} at step {step + 1}: lower learning_rate {config.learning_rate:g}"
-            )
         yield TrainStep(step + 1, value, (step + 1) * config.batch_size, rate, snapshot)
 
 
@@ -207,10 +205,8 @@ def _loss(
     if classes and batch.labels is not None:
         labels = batch.labels.masked_fill(chance(DROPOUT) <= config.label_dropout, classes)
     place = torch.arange(first, first + count, device=device) % config.batch_size
-    t = TIMESTEPS[config.timesteps](
-        chance(TIMESTEP).double(), place / config.batch_size, 1 / config.batch_size
-    )
-    t = (t * len(schedule)).long()
+    share = TIMESTEPS[config.timesteps](chance(TIMESTEP).double(), place, config.batch_size)
+    t = (share * len(schedule)).long()
     noise = noise_.normal(x_0.shape, seed=config.seed, stream=NOISE, first=first, device=device)
     x_t = add_noise(schedule, x_0, noise, t)
     with torch.autocast(device.type, torch.bfloat16, enabled=PRECISIONS[config.precision](device)):
@@ -218,15 +214,17 @@ def _loss(
     return F.mse_loss(output.float(), target(schedule, config.prediction, x_0, noise, t))
 
 
-def _stratified(u: Tensor, place: Tensor, width: float) -> Tensor:
-    return place + (1 - u) * width  # u lies in (0, 1], so that this stays below 1
+def _logit_normal(u: Tensor, place: Tensor, batch: int) -> Tensor:
+    """Stratified, and most of them in the middle (Esser et al. 2024, arXiv 2403.03206, section 3.1)."""
+    return torch.sigmoid(1.2 * torch.special.ndtri((place + (1 - u)) / batch) - 0.4)
 
 
-TIMESTEPS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
-    "stratified": _stratified,
-    "uniform": lambda u, place, width: 1 - u,
+TIMESTEPS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+    "stratified": lambda u, place, batch: (place + (1 - u)) / batch,
+    "uniform": lambda u, place, batch: 1 - u,
+    "logit_normal": _logit_normal,
 }
-"""t/T in [0, 1) from a uniform number, the image's place in the batch, and the width of a place."""
+"""t/T in [0, 1) from a uniform number in (0, 1] and an image's place among those of its batch."""
 
 
 def _has_bfloat16(device: torch.device) -> bool:
@@ -284,8 +282,8 @@ class _Order:
 
 @lru_cache(maxsize=2)
 def _permutation(count: int, seed: int, epoch: int) -> list[int]:
-    generator = torch.Generator().manual_seed((seed + (epoch << 32)) % 2**63)
-    return list(torch.randperm(count, generator=generator).tolist())
+    draws = noise_.uniform(count, seed=seed, stream=ORDER, first=epoch * count)
+    return list(draws.argsort(stable=True).tolist())
 
 
 def _gone(config: TrainConfig, step: int, elapsed: float, accelerator: Any) -> float:
@@ -298,7 +296,9 @@ def _gone(config: TrainConfig, step: int, elapsed: float, accelerator: Any) -> f
 
 def _rate(config: TrainConfig, step: int, gone: float) -> float:
     return (
-        config.learning_rate * min(1.0, (step + 1) / (config.warmup + 1)) * math.cos(math.pi / 2 * gone) ** 2
+        config.learning_rate
+        * min(1.0, (step + 1) / (config.warmup + 1))
+        * math.cos(math.pi / 2 * min(gone, 1)) ** 2
     )
 
 

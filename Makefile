@@ -1,0 +1,37 @@
+# Everything below needs Python ≥ 3.10 with its venv module; the rest is installed into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help test demo lint format clean
+
+help:
+	@echo "make demo    noise a photograph, train on digits, sample new ones: open demo/index.html"
+	@echo "make test    linter, type checker, tests, examples in the documentation"
+	@echo "make lint    linter and type checker alone"
+	@echo "make format  lay the code out as the linter wants it"
+	@echo "make clean   remove what the others made"
+
+test: lint
+	$(BIN)/pytest
+
+demo: .venv/installed
+	$(BIN)/alphabar demo --out demo
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("alphabar needs Python 3.10 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
