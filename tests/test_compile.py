@@ -1,0 +1,178 @@
+"""The whole loop as one graph, and without a wait: no step asks a device for the value of a tensor."""
+
+import pytest
+import torch
+from cases import check_error, normals
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from alphabar import DDIM, DDPM, Clipped, Denoiser, NoiseSchedule, iter_sample, noise, sample
+from alphabar.editing import resampled
+from alphabar.errors import NoAnswerError
+from alphabar.guidance import ClassifierFree, DynamicThreshold
+from alphabar.samplers import DEIS, LMS, PNDM, DPMSolver, Euler, EulerAncestral, Heun, UniPC, loop
+
+COSINE = NoiseSchedule.cosine()
+SHAPE = (2, 3, 8, 8)
+SAMPLERS = {
+    "DDPM": DDPM(4),
+    "DDPM, learned": DDPM(4, "learned_range"),
+    "DDIM": DDIM(4, eta=0.5),
+    "DDIM, inverse": DDIM(4, inverse=True),
+    "Euler": Euler(4),
+    "Euler, ancestral": EulerAncestral(4),
+    "Heun": Heun(3),
+    "DPM-Solver++": DPMSolver(5, order=3),
+    "DPM-Solver++, single-step": DPMSolver(5, multistep=False),
+    "DPM-Solver++, SDE": DPMSolver(4, sde=True),
+    "UniPC": UniPC(5, order=3),
+    "DEIS": DEIS(5),
+    "LMS": LMS(5),
+    "PNDM": PNDM(5),
+    "PNDM, Runge-Kutta": PNDM(4, runge_kutta=True),
+}
+PLANS = {name: sampler.plan(COSINE) for name, sampler in SAMPLERS.items()}
+PLANS["RePaint"] = resampled(DDPM(4).plan(COSINE), COSINE, 2, 2)
+every_plan = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
+
+
+def network(x_t, t, class_labels=None):
+    """Smooth, nonlinear, of t and of labels, and learning its variance."""
+    shift = 0 if class_labels is None else class_labels.to(x_t)[:, None, None, None]
+    output = torch.tanh(x_t + shift) * torch.cos(t.to(x_t) / 300)[:, None, None, None]
+    return torch.cat([output, output / 2], 1)
+
+
+PLAIN = Denoiser(network, COSINE, "v_prediction")
+LABELLED = Denoiser(network, COSINE, "epsilon", torch.tensor([0, 1]))
+DENOISERS = {
+    "plain": PLAIN,
+    "clipped": Clipped(PLAIN),
+    "thresholded": DynamicThreshold(PLAIN),
+    "guided": Clipped(ClassifierFree(LABELLED, 2.0, 1, rescale=0.5, interval=(100, 800))),
+}
+every_denoiser = pytest.mark.parametrize("denoiser", DENOISERS.values(), ids=DENOISERS.keys())
+
+
+def compiled_equals_plain(denoiser, plan):
+    # The plan is settled before: it is plain numbers, and they become part of the graph.
+    def run(x_t):
+        return sample(denoiser, SHAPE, plan, x_t=x_t, seed=5, progress=False)
+
+    torch._dynamo.reset()
+    x_t = normals(*SHAPE, dtype=torch.float32)
+    graph = torch.compile(run, fullgraph=True, backend="eager")
+    assert torch.equal(graph(x_t), run(x_t))
+
+
+@every_plan
+def test_a_whole_chain_is_one_graph_that_gives_the_same_image(plan):
+    compiled_equals_plain(PLAIN, plan)
+
+
+@every_denoiser
+def test_guidance_is_part_of_the_graph(denoiser):
+    compiled_equals_plain(denoiser, PLANS["DDIM"])
+
+
+def test_a_row_is_a_graph_for_the_compilers_backend_too():
+    row = PLANS["UniPC"].rows[-2]
+    tensors = [normals(*SHAPE, seed=i, dtype=torch.float32) for i in range(1 + len(row.history))]
+
+    def advance(x_t, *history):
+        return row.advance(x_t, history)
+
+    torch._dynamo.reset()
+    graph = torch.compile(advance, fullgraph=True, backend="aot_eager")
+    assert torch.equal(graph(*tensors), advance(*tensors))
+
+
+class Recorded(TorchDispatchMode):
+    """What is asked of a device: every operation on tensors without values, and every copy to or from it."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.crossings = set(), []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        devices = {x.device.type for x in (*args, result) if isinstance(x, torch.Tensor) and x.ndim}
+        if "meta" in devices:
+            self.names.add(func.overloadpacket.__name__)
+        if len(devices) > 1:
+            self.crossings.append(func)
+        return result
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """The steps at which the loop looks at values; it is not let look, for meta tensors have none."""
+    looked = []
+    monkeypatch.setattr(loop, "_check_finite", lambda finite, plan: looked.append(len(finite) - 1))
+    return looked
+
+
+@every_plan
+@every_denoiser
+def test_no_step_needs_a_value_or_moves_one_between_devices(plan, denoiser, looks):
+    # Tensors of the meta device have no values: a branch, .item() or nonzero on one raises. What is left to
+    # find are copies between it and the CPU, where on an accelerator the host would wait.
+    with torch.device("meta"):
+        labels = torch.zeros(2, dtype=torch.int64)
+    if isinstance(denoiser, Clipped) and isinstance(denoiser.denoiser, ClassifierFree):
+        on_meta = Denoiser(network, COSINE, "epsilon", labels)
+        denoiser = Clipped(ClassifierFree(on_meta, 2.0, 1, rescale=0.5, interval=(100, 800)))
+    with Recorded() as recorded:
+        found = sample(denoiser, SHAPE, plan, seed=5, device="meta", progress=False)
+    assert found.shape == SHAPE
+    assert recorded.crossings == []
+    assert {"mul", "add", "isfinite"} <= recorded.names
+    assert not recorded.names & {"_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal"}
+    assert looks == [len(plan) - 1]
+
+
+def test_the_record_would_show_what_it_looks_for():
+    with Recorded() as recorded:
+        torch.ones(3, device="meta").copy_(torch.ones(3))
+    assert len(recorded.crossings) == 1
+    with pytest.raises(RuntimeError, match="meta"):
+        bool(torch.ones((), device="meta"))
+
+
+def test_on_the_cpu_every_step_is_looked_at(looks):
+    sample(PLAIN, SHAPE, PLANS["DDIM"], seed=5, progress=False)
+    assert looks == [0, 1, 2, 3]
+
+
+def test_a_broken_step_is_named_by_the_look_at_the_end_too(monkeypatch):
+    # As on an accelerator: one look, after the last evaluation, and still the first broken step is named.
+    monkeypatch.setattr(loop, "_is_time_to_look", lambda device, is_last: is_last)
+    asked = []
+
+    def breaks(x_t, t):
+        asked.append(int(t[0]))
+        return x_t.new_full(x_t.shape, torch.nan if t[0] < 600 else 0)
+
+    broken = Denoiser(breaks, COSINE, "sample")
+    check_error(
+        lambda: sample(broken, SHAPE, DDIM(5), seed=1, progress=False),
+        NoAnswerError,
+        "step 3, t = 399",
+        "NaN or infinity",
+    )
+    assert asked == [999, 799, 599, 399, 199][: len(asked)]
+    assert len(asked) == 5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@every_plan
+def test_on_cuda_no_step_synchronises(plan):
+    looks = [0]
+    z = noise.normal(SHAPE, seed=1, device="cuda")
+    states = iter_sample(PLAIN, SHAPE, plan, x_t=z, seed=5)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(len(plan) - 1):
+            looks.append(next(states).step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert looks[-1] == len(plan) - 2

@@ -1,0 +1,154 @@
+"""The package as a whole: what it loads, what it shows, and the order its modules build on each other."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import alphabar
+from alphabar import errors
+from alphabar.errors import AlphabarError, MissingExtraError, UnknownNameError, look_up
+
+PACKAGE = Path(alphabar.__file__).parent
+PROJECT = Path(__file__).parents[1]
+
+# Each module imports only from modules before it. The package itself stands where the core ends: what follows
+# may use its public names, and is not loaded by them.
+LAYERS = [
+    *("errors", "checks", "families", "schedule", "levels", "timesteps"),
+    *("ops.lincomb", "ops.philox", "ops", "prediction", "noise", "forward", "denoiser", "guidance"),
+    *("progress", "quadrature", "steps", "plan", "samplers.*", "samplers.loop", "samplers"),
+    *("exact", "loss", "likelihood", "alphabar"),
+    *("ema", "files", "data", "network", "checkpoint", "train", "evaluate", "plots"),
+    *("diffusers", "explorer", "demo", "cli", "__main__"),
+]
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__") or "alphabar"
+
+
+MODULES = {module_name(path): ast.parse(path.read_text("utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
+every_module = pytest.mark.parametrize("name", MODULES)
+
+
+def layer(name: str) -> int:
+    if name not in LAYERS and name.startswith("samplers."):
+        name = "samplers.*"
+    assert name in LAYERS, f"{name} is a new module: give it its place in LAYERS"
+    return LAYERS.index(name)
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """The modules of this package that a module imports, wherever in its text."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name.removeprefix("alphabar.") in MODULES else node.module for name in inner}
+    ours = {name for name in found if name.split(".")[0] == "alphabar"}
+    return {name.removeprefix("alphabar.") for name in ours}
+
+
+@every_module
+def test_a_module_imports_only_from_modules_above_it(name):
+    for other in imported(MODULES[name]):
+        between_samplers = layer(other) == layer(name) == LAYERS.index("samplers.*")
+        assert layer(other) < layer(name) or between_samplers, f"{name} imports {other}"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    # Take away what imports nothing that is left, until nothing is left.
+    left = {name: imported(tree) for name, tree in MODULES.items()}
+    while free := {name for name, needed in left.items() if not needed & left.keys()}:
+        left = {name: needed for name, needed in left.items() if name not in free}
+    assert left == {}
+
+
+@every_module
+def test_files_are_at_most_350_lines_and_functions_50_without_their_docstrings(name):
+    tree, lines = MODULES[name], 0
+    for node in ast.walk(tree):
+        lines = max(lines, getattr(node, "end_lineno", 0))
+        if isinstance(node, ast.FunctionDef):
+            text = node.body[0] if ast.get_docstring(node) else None
+            length = node.end_lineno - node.lineno + 1 - (text.end_lineno - text.lineno + 1 if text else 0)
+            assert length <= 50, f"{name}.{node.name} has {length} lines"
+    assert lines <= 350
+
+
+@every_module
+def test_a_module_says_what_it_is(name):
+    assert ast.get_docstring(MODULES[name])
+
+
+def test_every_name_offered_by_the_core_exists():
+    for name in MODULES:
+        if layer(name) <= LAYERS.index("alphabar"):  # the others may need packages that are not installed
+            module = importlib.import_module("alphabar" if name == "alphabar" else f"alphabar.{name}")
+            assert all(hasattr(module, offered) for offered in module.__all__), name
+
+
+def test_the_public_names_are_all_listed_once_and_in_order():
+    names = alphabar.__all__
+    public = {
+        name
+        for name, value in vars(alphabar).items()
+        if not name.startswith("_") and not (hasattr(value, "__path__") or hasattr(value, "__file__"))
+    }
+    modules = {"noise", "ops", "prediction"}
+    assert set(names) == public | modules
+    # Constants and acronyms, then classes, then functions and modules, each in the order of the alphabet.
+    assert names == sorted(set(names), key=lambda name: (name[0].islower(), not name.isupper(), name))
+
+
+def test_importing_loads_torch_and_the_standard_library_alone():
+    program = """
+import sys, torch
+before = set(sys.modules)
+import alphabar
+print(*sorted({name.split(".")[0] for name in set(sys.modules) - before}))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "alphabar" in loaded
+    assert loaded - {"alphabar", "torch"} <= sys.stdlib_module_names
+
+
+def test_the_package_is_typed_and_has_one_version():
+    assert (PACKAGE / "py.typed").is_file()
+    version = re.search(r'^version = "(.+)"$', (PROJECT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
+    assert alphabar.__version__ == version[1]
+
+
+# --- the tree of errors ---
+
+CLASSES = {name: getattr(errors, name) for name in errors.__all__ if name.endswith("Error")}
+
+
+@pytest.mark.parametrize("error", CLASSES.values(), ids=CLASSES.keys())
+def test_an_error_is_ours_and_a_built_in_one_and_stands_in_the_tree(error):
+    assert issubclass(error, AlphabarError)
+    if error is not AlphabarError:
+        (built_in,) = set(error.__bases__) - {AlphabarError}
+        assert built_in in (ValueError, TypeError, ImportError)
+        assert re.search(rf"[├└]── {error.__name__} +\({built_in.__name__}\)", errors.__doc__)
+
+
+def test_a_missing_extra_names_the_command_that_installs_it():
+    assert "pip install 'alphabar[train]'" in str(MissingExtraError("alphabar.train", "train"))
+
+
+@pytest.mark.parametrize("name", ["c", None, ["a"], 3])
+def test_a_name_in_no_table_is_answered_with_the_table(name):
+    assert look_up({"b": 1, "a": 2}, "a", "letter") == 2
+    with pytest.raises(UnknownNameError, match=re.escape(f"unknown letter {name!r}: choose one of 'a', 'b'")):
+        look_up({"b": 1, "a": 2}, name, "letter")

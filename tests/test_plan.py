@@ -1,0 +1,144 @@
+"""Plans as values: what they print, what they equal, what they refuse, and that nothing in them moves."""
+
+import csv
+import dataclasses
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from cases import check_error, normals
+
+from alphabar import DDIM, DDPM, Denoiser, NoiseSchedule, Plan, Row
+from alphabar.errors import ConfigError, NoAnswerError
+from alphabar.samplers import DEIS, LMS, PNDM, DPMSolver, Euler, EulerAncestral, Heun, UniPC, sample
+
+LINEAR = NoiseSchedule.linear()
+SAMPLERS = {
+    "DDPM": DDPM(6),
+    "DDPM learned_range": DDPM(6, "learned_range"),
+    "DDIM": DDIM(6),
+    "DDIM inverse": DDIM(6, inverse=True),
+    "Euler": Euler(6),
+    "Euler ancestral": EulerAncestral(6),
+    "Heun": Heun(6),
+    "DPM-Solver++ 2M": DPMSolver(6),
+    "DPM-Solver++ 3S": DPMSolver(6, order=3, multistep=False),
+    "DPM-Solver++ SDE": DPMSolver(6, sde=True),
+    "UniPC": UniPC(6, order=3),
+    "DEIS": DEIS(6),
+    "LMS": LMS(6),
+    "PNDM": PNDM(6),
+    "PNDM Runge–Kutta": PNDM(6, runge_kutta=True),
+}
+every_sampler = pytest.mark.parametrize("name", SAMPLERS)
+
+
+@every_sampler
+def test_two_plans_are_equal_when_their_numbers_are(name):
+    plan = SAMPLERS[name].plan(LINEAR)
+    assert plan == SAMPLERS[name].plan(NoiseSchedule.linear())
+    assert hash(plan) == hash(SAMPLERS[name].plan(NoiseSchedule.linear()))
+    first, *others = plan.rows
+    nudged = dataclasses.replace(first, x=math.nextafter(first.x, 2))
+    assert plan != Plan((nudged, *others))
+    assert plan != SAMPLERS[name].plan(NoiseSchedule.cosine())
+
+
+@every_sampler
+def test_the_numbers_come_back_from_csv_bit_for_bit(name):
+    plan = SAMPLERS[name].plan(LINEAR)
+    lines = list(csv.DictReader(plan.to_csv().splitlines()))
+    assert len(lines) == len(plan)
+    for line, row in zip(lines, plan.rows, strict=True):
+        numbers = {column: float(text) for column, text in line.items()}
+        assert (numbers["t"], numbers["s"], numbers["x_t"], numbers["noise"]) == (
+            row.t,
+            row.s,
+            row.x,
+            row.noise,
+        )
+        earlier = [number for column, number in numbers.items() if column.startswith(("x_0", "eps"))]
+        assert tuple(earlier[: len(row.history)]) == row.history
+        assert not any(earlier[len(row.history) :])
+        if row.log_variance is not None:
+            assert (numbers["log_variance_low"], numbers["log_variance_high"]) == row.log_variance
+
+
+def test_a_plan_prints_as_a_table():
+    printed = str(Plan((Row(9, 4.5, 0.5, (0.25,)), Row(4.5, -1, 0.0, (1.5, -0.5), 0.125))))
+    assert printed == "\n".join([
+        "  t    s  x_t   x_0  x_0'  noise",
+        "  9  4.5  0.5  0.25     0      0",
+        "4.5   -1    0   1.5  -0.5  0.125",
+    ])  # fmt: skip
+
+
+def test_the_table_says_what_is_remembered():
+    assert list(DPMSolver(4).plan(LINEAR).columns) == ["t", "s", "x_t", "x_0", "x_0'", "noise"]
+    assert list(LMS(4).plan(LINEAR).columns) == ["t", "s", "x_t", "x_0", "eps'", "eps''", "eps'''", "noise"]
+    assert list(DDPM(4, "learned").plan(LINEAR).columns)[-2:] == ["log_variance_low", "log_variance_high"]
+
+
+@every_sampler
+def test_neither_samplers_nor_plans_nor_rows_can_be_changed(name):
+    plan = SAMPLERS[name].plan(LINEAR)
+    for thing, field in ((SAMPLERS[name], "steps"), (plan, "rows"), (plan.rows[0], "x")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(thing, field, None)
+
+
+@every_sampler
+def test_one_sampler_serves_eight_threads(name):
+    if "learned" in name:
+        return  # needs a network of twice the channels: nothing of its own to share
+    sampler = SAMPLERS[name]
+    denoiser = Denoiser(lambda x_t, t: torch.tanh(x_t + t[0] / 1000), NoiseSchedule.linear(), "v_prediction")
+
+    def one(seed):
+        return sample(denoiser, (2, 1, 4, 4), sampler, seed=seed, progress=False)
+
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(one, range(8)))
+    for seed, alone in enumerate(map(one, range(8))):
+        assert torch.equal(together[seed], alone)
+
+
+@every_sampler
+def test_rows_join_from_noise_to_data(name):
+    plan = SAMPLERS[name].plan(LINEAR)
+    assert plan.rises == (name == "DDIM inverse")
+    first, last = plan.rows[0], plan.rows[-1]
+    if plan.rises:
+        assert (first.t, last.s) == (166, 999)
+    else:
+        assert (first.t, last.s) == (999, -1)
+
+
+def row(t, s, *history, **fields):
+    return Row(t, s, 0.5, history or (0.5,), **fields)
+
+
+REFUSED = {
+    "no rows": ((), ConfigError, "at least one row"),
+    "a gap": ((row(9, 5), row(4, -1)), ConfigError, "lands at t = 5", "starts at 4"),
+    "up where it goes down": ((row(9, 5), row(5, 7)), ConfigError, "t = 5 lands at 7"),
+    "up and down": ((row(5, 5), row(9, 9), row(3, 3)), ConfigError, "must join"),
+    "too much history": ((row(9, 5, 0.5, 0.5),), ConfigError, "remembers 2 estimates", "only 1"),
+    "NaN": ((row(9, 5, math.nan),), NoAnswerError, "t = 9 to 5", "not finite"),
+    "infinite memory": ((row(9, 5, keeps=(math.inf, 0.0)),), NoAnswerError, "not finite"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_rows_that_make_no_plan_are_refused(name):
+    rows, error, *fragments = REFUSED[name]
+    check_error(lambda: Plan(rows), error, *fragments)
+
+
+def test_what_a_row_keeps_is_x_0_or_eps():
+    x_t, x_0 = normals(3, seed=1), normals(3, seed=2)
+    assert row(9, 5).kept(x_t, x_0) is x_0
+    a, s = float(LINEAR.signal_scale[600]), float(LINEAR.noise_scale[600])
+    eps = LMS(spacing=[600]).plan(LINEAR).rows[0].kept(x_t, x_0)
+    torch.testing.assert_close(a * x_0 + s * eps, x_t, rtol=1e-14, atol=1e-14)

@@ -1,0 +1,404 @@
+"""One sequence of numbers: the families against their formulas, inverses, limits, and immutability."""
+
+import copy
+import json
+import math
+import pickle
+from fractions import Fraction
+
+import pytest
+import torch
+from cases import FAMILIES, all_schedules, betas, check_error, family, ordinary_schedules, schedules
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alphabar import NoiseSchedule, ScheduleWarning
+from alphabar.errors import ConfigError, ScheduleError, TimestepError, UnknownNameError
+
+EPS = torch.finfo(torch.float64).eps
+TABLES = ("beta", "alpha", "alpha_bar", "signal_scale", "noise_scale", "snr", "log_snr")
+SCHEDULES = all_schedules()
+
+
+def every(name):
+    return pytest.mark.parametrize(name, SCHEDULES.values(), ids=SCHEDULES.keys())
+
+
+# --- the families are their formulas, written here once more with plain floats ---
+
+
+def cut(alpha_bar, steps):
+    return [min(1 - alpha_bar((t + 1) / steps) / alpha_bar(t / steps), 0.999) for t in range(steps)]
+
+
+def between(start, end, steps, shape=lambda u: u):
+    return [start + (end - start) * shape(t / (steps - 1)) for t in range(steps)]
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def laplace_alpha_bar(u):
+    side = 1 if u <= 0.5 else -1
+    return sigmoid(-0.5 * side * math.log(1 - 2 * abs(0.5 - u) + 1e-6))
+
+
+FORMULAS = {
+    "linear": lambda T: between(1e-4, 0.02, T),
+    "scaled_linear": lambda T: [b**2 for b in between(0.00085**0.5, 0.012**0.5, T)],
+    "sigmoid": lambda T: between(1e-4, 0.02, T, lambda u: sigmoid(12 * u - 6)),
+    "cosine": lambda T: cut(lambda u: math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2, T),
+    "laplace": lambda T: cut(laplace_alpha_bar, T),
+    "exponential": lambda T: [1 - math.exp(-12 / T)] * T,
+}
+
+
+@pytest.mark.parametrize("steps", [1000, 4000])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_is_its_formula(name, steps):
+    # β from a ratio of ᾱ = exp(−12 u): the argument is rounded to 12 ε, and 1 − ratio keeps that error.
+    expected = torch.tensor(FORMULAS[name](steps), dtype=torch.float64)
+    torch.testing.assert_close(family(name, steps).beta, expected, rtol=8 * EPS, atol=32 * EPS)
+
+
+def test_the_ends_of_a_range_are_arguments():
+    beta = NoiseSchedule.linear(300, 0.001, 0.1).beta
+    assert len(beta) == 300
+    assert beta[[0, -1]].tolist() == pytest.approx([0.001, 0.1], rel=1e-15)
+    assert NoiseSchedule.scaled_linear(300, 0.001, 0.1).beta[-1].item() == pytest.approx(0.1, rel=1e-15)
+    assert NoiseSchedule.sigmoid(300, 0.001, 0.1).beta[0] == pytest.approx(0.001 + 0.099 * sigmoid(-6))
+
+
+def test_laplace_has_the_log_snr_of_the_paper():
+    # Hang et al. 2024, table 1, μ = 0, b = ½. ᾱ(0) = .999 instead of 1 keeps the ends finite, and is
+    # divided out: that, and the 10⁻⁶ in the logarithm, is what the tolerance allows.
+    u = torch.arange(50, 951, dtype=torch.float64) / 1000
+    paper = -0.5 * torch.sign(0.5 - u) * torch.log(1 - 2 * (u - 0.5).abs())
+    alpha_bar = NoiseSchedule.laplace().alpha_bar[49:950] * laplace_alpha_bar(0)
+    torch.testing.assert_close(torch.logit(alpha_bar), paper, rtol=0, atol=2e-5)
+
+
+def test_the_users_own_family_is_one_more_function():
+    def quadratic(steps: int) -> NoiseSchedule:
+        return NoiseSchedule.from_beta([0.02 * ((t + 1) / steps) ** 2 for t in range(steps)])
+
+    assert quadratic(500).beta[249].item() == 0.02 * 0.5**2
+
+
+# --- the tables follow from β ---
+
+
+def exact_alpha_bar(beta):
+    product, values = Fraction(1), []
+    for b in beta:
+        product *= 1 - Fraction(b)
+        values.append(product)
+    return values
+
+
+@given(betas)
+def test_the_tables_are_exact(beta):
+    # Each log1p and each addition errs by at most ε of log ᾱ: T ε |log ᾱ| in all, and as much in ᾱ.
+    schedule, exact = NoiseSchedule.from_beta(beta), exact_alpha_bar(beta)
+    error = 4 * len(beta) * EPS * (1 + schedule.alpha_bar.log().abs().max().item())
+    for t, alpha_bar in enumerate(exact):
+        assert schedule.alpha_bar[t].item() == pytest.approx(float(alpha_bar), rel=error)
+        assert schedule.noise_scale[t].item() ** 2 == pytest.approx(float(1 - alpha_bar), rel=error)
+        assert schedule.snr[t].item() == pytest.approx(float(alpha_bar / (1 - alpha_bar)), rel=2 * error)
+    assert schedule.beta.tolist() == beta
+
+
+def test_noise_of_a_trillionth_is_right_to_rounding():
+    # 1 − ᾱ from a rounded ᾱ would be off by 10⁻⁴ here.
+    beta = [1e-12, 2e-12, 3e-12]
+    power = NoiseSchedule.from_beta(beta).noise_scale.square()
+    for t, alpha_bar in enumerate(exact_alpha_bar(beta)):
+        assert power[t].item() == pytest.approx(float(1 - alpha_bar), rel=8 * EPS)
+
+
+@given(schedules)
+def test_the_names_mean_what_they_say(schedule):
+    one = torch.ones(len(schedule), dtype=torch.float64)
+    torch.testing.assert_close(schedule.alpha + schedule.beta, one, rtol=EPS, atol=0)
+    power = schedule.signal_scale**2 + schedule.noise_scale**2
+    torch.testing.assert_close(power, one, rtol=4 * EPS, atol=0)
+    torch.testing.assert_close(schedule.log_snr.exp(), schedule.snr, rtol=1e-12, atol=0)
+
+
+@every("schedule")
+def test_the_signal_to_noise_ratio_falls_at_every_step(schedule):
+    assert (schedule.snr.diff() < 0).all()
+    assert (schedule.log_snr.diff() < 0).all()
+
+
+@given(schedules)
+def test_the_signal_to_noise_ratio_of_any_schedule_falls(schedule):
+    assert (schedule.log_snr.diff() < 0).all()
+
+
+@every("schedule")
+def test_log_alpha_bar_is_zero_at_clean_data_and_keeps_the_shape_of_t(schedule):
+    assert schedule.log_alpha_bar_at(-1, lowest=-1).item() == 0
+    t = torch.tensor([[0, 3], [999, 500]])
+    torch.testing.assert_close(schedule.log_alpha_bar_at(t).exp(), schedule.alpha_bar[t], rtol=0, atol=0)
+
+
+# --- inverses ---
+
+
+@given(schedules)
+def test_beta_and_alpha_bar_are_inverses(schedule):
+    back = NoiseSchedule.from_beta(schedule.beta)
+    assert back == schedule
+    # ᾱ carries β to an absolute rounding of ᾱ_{t−1}, that is to ε, from differences of two roundings.
+    again = NoiseSchedule.from_alpha_bar(schedule.alpha_bar)
+    torch.testing.assert_close(again.beta, schedule.beta, rtol=0, atol=1e-12)
+    torch.testing.assert_close(again.alpha_bar, schedule.alpha_bar, rtol=1e-11, atol=0)
+
+
+def test_numbers_in_a_list_keep_all_their_digits():
+    assert NoiseSchedule.from_beta([0.1, 1 / 3]).beta.tolist() == [0.1, 1 / 3]
+    assert NoiseSchedule.from_alpha_bar([2 / 3, 0.1]).alpha_bar.tolist() == pytest.approx(
+        [2 / 3, 0.1], rel=4 * EPS
+    )
+
+
+@every("schedule")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda schedule: schedule,
+        lambda schedule: schedule.respaced(range(9, 1000, 10)),
+        lambda schedule: schedule.respaced(range(0, 990, 10)).zero_terminal_snr(),
+    ],
+    ids=["itself", "respaced", "respaced-zero-snr"],
+)
+def test_a_config_reads_back_as_the_same_schedule(schedule, change):
+    schedule = change(schedule)
+    text = json.dumps(schedule.to_config())
+    assert NoiseSchedule.from_config(json.loads(text)) == schedule
+
+
+@pytest.mark.parametrize("name", ["linear", "scaled_linear", "sigmoid", "cosine"])
+def test_a_known_family_is_written_by_name(name):
+    config = family(name).to_config()
+    assert config["trained_betas"] is None
+    assert config["beta_schedule"] == {"cosine": "squaredcos_cap_v2"}.get(name, name)
+
+
+def test_missing_keys_take_the_defaults_and_unknown_keys_are_ignored():
+    assert NoiseSchedule.from_config({}) == NoiseSchedule.linear()
+    config = {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 50, "clip_sample": True}
+    assert NoiseSchedule.from_config(config) == NoiseSchedule.cosine(50)
+    assert NoiseSchedule.from_config({"trained_betas": [0.1, 0.2]}) == NoiseSchedule.from_beta([0.1, 0.2])
+    rescaled = NoiseSchedule.from_config({"rescale_betas_zero_snr": True})
+    assert rescaled == NoiseSchedule.linear().zero_terminal_snr()
+
+
+# --- schedules made of schedules ---
+
+
+@given(ordinary_schedules)
+def test_zero_terminal_snr_keeps_the_start_and_ends_at_nothing(schedule):
+    moved = schedule.zero_terminal_snr()
+    assert moved.beta[0].item() == pytest.approx(schedule.beta[0].item(), rel=0, abs=8 * EPS)
+    assert moved.alpha_bar[-1] == moved.snr[-1] == moved.signal_scale[-1] == 0
+    assert moved.log_snr[-1] == -math.inf
+    # √ᾱ is moved by an affine map: three points on a line.
+    first, last = schedule.signal_scale[0], schedule.signal_scale[-1]
+    line = first * (schedule.signal_scale - last) / (first - last)
+    # The line divides by first − last > 10⁻⁴ first, and the last step but one leaves a share of 10⁻⁸ of ᾱ,
+    # which 1 − β holds to an absolute ε: up to 10⁻¹¹ of √ᾱ.
+    torch.testing.assert_close(moved.signal_scale, line, rtol=0, atol=1e-10)
+
+
+def test_zero_terminal_snr_of_zero_terminal_snr_changes_nothing_beyond_rounding():
+    once = NoiseSchedule.linear().zero_terminal_snr()
+    torch.testing.assert_close(once.zero_terminal_snr().alpha_bar, once.alpha_bar, rtol=1e-12, atol=EPS)
+
+
+@every("schedule")
+@given(kept=st.sets(st.integers(0, 999), min_size=1, max_size=100))
+def test_a_respaced_schedule_has_the_same_alpha_bar_where_it_is_kept(schedule, kept):
+    kept = list(kept)
+    respaced = schedule.respaced(kept)
+    # β = 1 − ratio is held to an absolute ε: what one long step leaves of a tiny ᾱ is right to ε absolutely.
+    torch.testing.assert_close(respaced.alpha_bar, schedule.alpha_bar[sorted(kept)], rtol=1e-12, atol=4 * EPS)
+    torch.testing.assert_close(respaced.noise_scale, schedule.noise_scale[sorted(kept)], rtol=1e-12, atol=0)
+
+
+# --- schedules of a length they were not made for ---
+
+
+@pytest.mark.parametrize("name", ["linear", "scaled_linear", "sigmoid"])
+def test_a_short_schedule_that_leaves_the_image_is_warned_of_and_can_be_rescaled(name):
+    with pytest.warns(ScheduleWarning, match="rescale_to_steps=True") as caught:
+        short = family(name, 100)
+    assert caught[0].filename.endswith("cases.py")  # the line that asked for it
+    assert short.alpha_bar[-1] > 0.3
+    rescaled = getattr(NoiseSchedule, name)(100, rescale_to_steps=True)
+    assert rescaled.alpha_bar[-1] < 0.01
+    torch.testing.assert_close(rescaled.beta, 10 * short.beta, rtol=1e-12, atol=0)
+    assert NoiseSchedule.from_config(rescaled.to_config()) == rescaled
+
+
+def test_the_warning_names_what_is_left():
+    with pytest.warns(ScheduleWarning, match=r"ᾱ = 0\.36"):
+        NoiseSchedule.linear(100)
+
+
+# --- a value that nobody can change ---
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_what_a_caller_does_to_a_table_changes_nothing(table):
+    schedule, same = NoiseSchedule.cosine(50), NoiseSchedule.cosine(50)
+    getattr(schedule, table).fill_(0.5)
+    assert torch.equal(getattr(schedule, table), getattr(same, table))
+
+
+def test_what_a_caller_does_to_what_it_gave_or_got_changes_nothing():
+    beta = torch.tensor([0.1, 0.2], dtype=torch.float64)
+    schedule = NoiseSchedule.from_beta(beta)
+    beta.zero_()
+    schedule.log_alpha_bar_at(1).zero_()
+    schedule.log_alpha_bar_at(torch.tensor([0, 1])).zero_()
+    assert schedule.beta.tolist() == [0.1, 0.2]
+    assert schedule.log_alpha_bar_at(1).item() == pytest.approx(math.log(0.9 * 0.8))
+    moved = schedule.zero_terminal_snr()
+    moved.to_config()["trained_betas"][0] = 0.9
+    assert moved.to_config()["trained_betas"][0] == 0.1
+
+
+@pytest.mark.parametrize("name", [*TABLES, "_beta", "anything"])
+def test_nothing_can_be_set(name):
+    schedule = NoiseSchedule.cosine(10)
+    with pytest.raises(AttributeError, match="immutable"):
+        setattr(schedule, name, torch.ones(10))
+
+
+def test_schedules_are_equal_and_hash_alike_when_their_beta_are():
+    linear = NoiseSchedule.linear()
+    same = NoiseSchedule.from_beta(linear.beta)
+    assert linear == same
+    assert hash(linear) == hash(same)
+    assert linear != NoiseSchedule.cosine()
+    assert linear != NoiseSchedule.linear(1001)
+    assert linear != "linear"
+    assert len({linear, same, NoiseSchedule.cosine()}) == 2
+
+
+@every("schedule")
+def test_copies_and_pickles_are_equal(schedule):
+    for again in (copy.deepcopy(schedule), pickle.loads(pickle.dumps(schedule))):
+        assert again == schedule
+        assert again.to_config() == schedule.to_config()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "text"),
+    [
+        (NoiseSchedule.cosine(50), "NoiseSchedule.cosine(steps=50)"),
+        (NoiseSchedule.linear(), "NoiseSchedule.linear(steps=1000, beta_start=0.0001, beta_end=0.02)"),
+        (
+            NoiseSchedule.laplace().zero_terminal_snr(),
+            "NoiseSchedule.laplace(steps=1000).zero_terminal_snr()",
+        ),
+        (NoiseSchedule.cosine(50).respaced([1, 2]), "NoiseSchedule.cosine(steps=50).respaced(<2 of 50 t>)"),
+        (NoiseSchedule.from_beta([0.1, 0.5]), "NoiseSchedule.from_beta(<2 steps, β 0.1 … 0.5, ᾱ_T 0.45>)"),
+    ],
+)
+def test_the_repr_tells_what_it_is(schedule, text):
+    assert repr(schedule) == text
+
+
+# --- bad input ---
+
+NAN, INF = math.nan, math.inf
+BAD = {
+    "zero": (lambda: NoiseSchedule.from_beta([0.1, 0]), ScheduleError, "beta[1] is 0", "(0, 1)"),
+    "negative": (lambda: NoiseSchedule.from_beta([-0.5]), ScheduleError, "beta[0] is -0.5", "(0, 1)"),
+    "above one": (lambda: NoiseSchedule.from_beta([0.1, 1.5]), ScheduleError, "beta[1] is 1.5", "(0, 1)"),
+    "one before the end": (
+        lambda: NoiseSchedule.from_beta([1.0, 0.1]),
+        ScheduleError,
+        "beta[0] is 1",
+        "last",
+    ),
+    "nan": (lambda: NoiseSchedule.from_beta([0.1, NAN]), ScheduleError, "beta[1] is nan", "finite"),
+    "infinite": (lambda: NoiseSchedule.from_beta([INF]), ScheduleError, "beta[0] is inf", "finite"),
+    "empty": (lambda: NoiseSchedule.from_beta([]), ScheduleError, "shape (0,)", "at least one number"),
+    "a table": (lambda: NoiseSchedule.from_beta([[0.1]]), ScheduleError, "shape (1, 1)", "list"),
+    "ragged": (lambda: NoiseSchedule.from_beta([[0.1], []]), ScheduleError, "[[0.1], []]", "list"),
+    "a number": (lambda: NoiseSchedule.from_beta(0.1), ScheduleError, "shape ()", "list"),
+    "a word": (lambda: NoiseSchedule.from_beta("linear"), ScheduleError, "'linear'", "list"),
+    "rising ᾱ": (lambda: NoiseSchedule.from_alpha_bar([0.5, 0.6]), ScheduleError, "0.6 after 0.5", "fall"),
+    "level ᾱ": (lambda: NoiseSchedule.from_alpha_bar([0.5, 0.5]), ScheduleError, "0.5 after 0.5", "fall"),
+    "ᾱ of one": (lambda: NoiseSchedule.from_alpha_bar([1.0]), ScheduleError, "alpha_bar[0]", "below 1"),
+    "ᾱ below zero": (lambda: NoiseSchedule.from_alpha_bar([0.5, -0.1]), ScheduleError, "-0.1", "reach 0"),
+    "ᾱ zero twice": (
+        lambda: NoiseSchedule.from_alpha_bar([0.5, 0, 0]),
+        ScheduleError,
+        "alpha_bar[2]",
+        "last",
+    ),
+    "nan ᾱ": (lambda: NoiseSchedule.from_alpha_bar([NAN]), ScheduleError, "alpha_bar[0] is nan", "finite"),
+    "T = 0": (lambda: NoiseSchedule.linear(0), ConfigError, "steps is 0", "at least 1"),
+    "T < 0": (lambda: NoiseSchedule.cosine(-3), ConfigError, "steps is -3", "at least 1"),
+    "T = 2.5": (lambda: NoiseSchedule.laplace(2.5), ConfigError, "steps is 2.5", "whole number"),
+    "T = 0, rescaled": (lambda: NoiseSchedule.linear(0, rescale_to_steps=True), ConfigError, "steps is 0"),
+    "T = 0, config": (
+        lambda: NoiseSchedule.from_config({"num_train_timesteps": 0}),
+        ConfigError,
+        "steps is 0",
+        "at least 1",
+    ),
+    "end of 5": (lambda: NoiseSchedule.linear(beta_end=5), ScheduleError, "beta_end is 5", "(0, 1)"),
+    "start of −1": (
+        lambda: NoiseSchedule.sigmoid(beta_start=-1),
+        ScheduleError,
+        "beta_start is -1",
+        "(0, 1)",
+    ),
+    "nan end": (
+        lambda: NoiseSchedule.scaled_linear(beta_end=NAN),
+        ScheduleError,
+        "beta_end is nan",
+        "(0, 1)",
+    ),
+    "too few to rescale": (
+        lambda: NoiseSchedule.linear(10, rescale_to_steps=True),
+        ScheduleError,
+        "beta_end is 2",
+        "10 steps are too few",
+    ),
+    "unknown family": (
+        lambda: NoiseSchedule.from_config({"beta_schedule": "cosin"}),
+        UnknownNameError,
+        "unknown beta_schedule 'cosin'",
+        "'laplace', 'linear', 'scaled_linear', 'sigmoid', 'squaredcos_cap_v2'",
+    ),
+    "zero SNR of one step": (
+        lambda: NoiseSchedule.from_beta([0.5]).zero_terminal_snr(),
+        ScheduleError,
+        "has 1",
+        "at least 2 steps",
+    ),
+    "respaced to none": (lambda: NoiseSchedule.cosine().respaced([]), TimestepError, "[]", "at least one t"),
+    "respaced twice": (lambda: NoiseSchedule.cosine().respaced([5, 5]), TimestepError, "[5, 5]", "once"),
+    "respaced too far": (lambda: NoiseSchedule.cosine().respaced([1000]), TimestepError, "1000", "0 … 999"),
+    "t below": (lambda: NoiseSchedule.cosine().log_alpha_bar_at(-1), TimestepError, "t = -1", "0 … 999"),
+    "t above": (lambda: NoiseSchedule.cosine().log_alpha_bar_at(1000), TimestepError, "t = 1000", "0 … 999"),
+    "t of 2.5": (
+        lambda: NoiseSchedule.cosine().log_alpha_bar_at(2.5),
+        TimestepError,
+        "2.5",
+        "pass an integer",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD.values(), ids=BAD.keys())
+def test_bad_input_is_named_with_its_value_and_the_remedy(case):
+    check_error(*case)

@@ -1,0 +1,363 @@
+"""What holds for every solver: the line it must not leave, its ends, levels between integers, errors."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from cases import check_error, normals
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import alphabar
+from alphabar import DDIM, DDPM, Denoiser, GaussianMixture, NoiseSchedule
+from alphabar.denoiser import Estimate
+from alphabar.errors import ConfigError, NoAnswerError, TimestepError, UnknownNameError
+from alphabar.exact import ExactDenoiser
+from alphabar.levels import Level, levels_at, log_alpha_bar_between, t_of_log_snr
+from alphabar.quadrature import moments, phi, weights
+from alphabar.samplers import DEIS, LMS, PNDM, DPMSolver, Euler, EulerAncestral, Heun, UniPC
+from alphabar.timesteps import SPACINGS, karras, stops, visited
+
+SCHEDULES = {name: getattr(NoiseSchedule, name)() for name in ("linear", "scaled_linear", "cosine")}
+ZERO_SNR = {f"{name}, zero SNR": schedule.zero_terminal_snr() for name, schedule in SCHEDULES.items()}
+LINEAR = SCHEDULES["linear"]
+
+DETERMINISTIC = {
+    "DDIM": lambda n, spacing: DDIM(n, spacing=spacing),
+    "Euler": Euler,
+    "Heun": Heun,
+    "DPM-Solver++ 2M": lambda n, spacing: DPMSolver(n, spacing=spacing),
+    "DPM-Solver++ 3M": lambda n, spacing: DPMSolver(n, 3, lower_order_final=False, spacing=spacing),
+    "DPM-Solver++ 3M exact": lambda n, spacing: DPMSolver(n, 3, rule="exact", spacing=spacing),
+    "DPM-Solver++ 2S": lambda n, spacing: DPMSolver(n, multistep=False, spacing=spacing),
+    "DPM-Solver++ 3S": lambda n, spacing: DPMSolver(n, 3, multistep=False, spacing=spacing),
+    "UniPC 1": lambda n, spacing: UniPC(n, 1, spacing=spacing),
+    "UniPC 2": lambda n, spacing: UniPC(n, 2, "bh1", spacing=spacing),
+    "UniPC 3": lambda n, spacing: UniPC(n, 3, lower_order_final=False, spacing=spacing),
+    "DEIS": lambda n, spacing: DEIS(n, 4, lower_order_final=False, spacing=spacing),
+    "LMS": lambda n, spacing: LMS(n, spacing=spacing),
+    "PNDM": lambda n, spacing: PNDM(n, spacing=spacing),
+    "PNDM Runge–Kutta": lambda n, spacing: PNDM(n, runge_kutta=True, spacing=spacing),
+}
+few = settings(max_examples=12)
+every_solver = pytest.mark.parametrize("solver", DETERMINISTIC)
+steps_of = st.integers(4, 40)  # Runge–Kutta begins with three steps
+spacings = st.sampled_from(list(SPACINGS))
+
+
+class Constant:
+    """A denoiser that has made up its mind."""
+
+    def __init__(self, schedule, x_0):
+        self.schedule, self.x_0 = schedule, x_0
+
+    def __call__(self, x_t, t):
+        return Estimate(self.x_0)
+
+
+@every_solver
+@few
+@given(st.sampled_from(list(SCHEDULES)), steps_of, spacings)
+def test_while_the_estimate_stays_the_state_moves_on_the_line_through_it(solver, schedule, steps, spacing):
+    schedule = SCHEDULES[schedule]
+    x_0, eps = normals(2, 3, seed=1), normals(2, 3, seed=2)
+    sampler = DETERMINISTIC[solver](steps, spacing)
+    (first, *_) = levels_at(schedule, sampler.plan(schedule).timesteps[:1])
+    start = first.signal * x_0 + first.noise * eps
+    states = alphabar.iter_sample(
+        Constant(schedule, x_0), start.shape, sampler, x_t=start, dtype=torch.float64
+    )
+    for state in states:
+        log_alpha_bar = torch.zeros(()) if state.t == -1 else log_alpha_bar_between(schedule, state.t)
+        line = (log_alpha_bar / 2).exp() * x_0 + log_alpha_bar.expm1().abs().sqrt() * eps
+        torch.testing.assert_close(state.x_t, line, rtol=0, atol=1e-7)  # cosine starts at √ᾱ = 5e-5
+
+
+@every_solver
+@few
+@given(st.sampled_from(list(SCHEDULES)), steps_of, spacings)
+def test_the_step_to_clean_data_leaves_none_of_the_noise(solver, schedule, steps, spacing):
+    last = DETERMINISTIC[solver](steps, spacing).plan(SCHEDULES[schedule]).rows[-1]
+    assert last.s == -1
+    assert last.noise == 0
+    if last.keeps == (0.0, 1.0):
+        assert (last.x, last.history[0], *map(abs, last.history[1:])) == (
+            pytest.approx(0, abs=1e-12),
+            pytest.approx(1),
+            *[pytest.approx(0, abs=1e-12)] * (len(last.history) - 1),
+        )
+
+
+@every_solver
+@pytest.mark.parametrize("schedule", ZERO_SNR)
+@pytest.mark.parametrize("spacing", ["trailing", "linspace", "karras", "log_snr"])
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_zero_terminal_snr_is_left_in_finite_numbers(solver, schedule, spacing, steps):
+    sampler = DETERMINISTIC[solver](steps, spacing)
+    if "Runge" in solver:
+        return
+    plan = sampler.plan(ZERO_SNR[schedule])  # a plan refuses coefficients that are not finite
+    assert plan.timesteps[0] == 999
+    denoiser = Denoiser(lambda x_t, t: -torch.tanh(x_t), ZERO_SNR[schedule], "v_prediction")
+    images = alphabar.sample(denoiser, (2, 1, 2, 2), sampler, seed=0, progress=False)
+    assert images.abs().max() < 50
+
+
+def rows_close(one, other):
+    for row, same in zip(one.rows, other.rows, strict=True):
+        width = max(len(row.history), len(same.history))
+        for numbers in zip(
+            (row.t, row.s, row.x, row.noise, *row.history, *[0.0] * (width - len(row.history))),
+            (same.t, same.s, same.x, same.noise, *same.history, *[0.0] * (width - len(same.history))),
+            strict=True,
+        ):
+            assert numbers[0] == pytest.approx(numbers[1], rel=1e-9, abs=1e-12)
+
+
+@few
+@given(st.sampled_from([*SCHEDULES, *ZERO_SNR]), steps_of, spacings)
+def test_solvers_of_first_order_are_one_and_the_same(schedule, steps, spacing):
+    schedule = (SCHEDULES | ZERO_SNR)[schedule]
+    ddim = DDIM(steps, spacing=spacing).plan(schedule)
+    for same in (
+        Euler(steps, spacing),
+        DPMSolver(steps, 1, spacing=spacing),
+        DPMSolver(steps, 1, multistep=False, spacing=spacing),
+        DEIS(steps, 1, spacing=spacing),
+        LMS(steps, 1, spacing=spacing),
+    ):
+        rows_close(same.plan(schedule), ddim)
+    ddpm = DDPM(steps, spacing=spacing).plan(schedule)
+    for same in (
+        EulerAncestral(steps, spacing),
+        DPMSolver(steps, 1, sde=True, spacing=spacing),
+        DDPM(steps, "fixed_small_log", spacing),
+    ):
+        rows_close(same.plan(schedule), ddpm)
+    rows_close(
+        DDPM(steps, "fixed_large", spacing).plan(schedule),
+        DDPM(steps, "fixed_large_log", spacing).plan(schedule),
+    )
+
+
+def test_heun_is_the_trapezoid_rule_in_the_noise_ratio():
+    t, s = levels_at(LINEAR, [700, 400])
+    first, second = Heun(spacing=[700, 400]).plan(LINEAR).rows[:2]
+    x_t, x_0, later = normals(3, seed=1), normals(3, seed=2), normals(3, seed=3)
+    eps = (x_t - t.signal * x_0) / t.noise
+    euler = s.signal * (x_t / t.signal + (s.ratio - t.ratio) * eps)
+    torch.testing.assert_close(first.advance(x_t, (x_0,)), euler, rtol=1e-12, atol=1e-12)
+    eps_later = (euler - s.signal * later) / s.noise
+    heun = s.signal * (x_t / t.signal + (s.ratio - t.ratio) * (eps + eps_later) / 2)
+    torch.testing.assert_close(second.advance(euler, (later, x_0)), heun, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("solver", "steps", "evaluations"), [
+    ("Heun", 10, 19), ("Heun", 1, 1), ("PNDM", 10, 11), ("PNDM", 1, 1), ("PNDM Runge–Kutta", 10, 19),
+    ("DPM-Solver++ 3S", 10, 10), ("UniPC 3", 10, 10), ("LMS", 10, 10),
+])  # fmt: skip
+def test_a_plan_has_one_row_for_each_evaluation_of_the_network(solver, steps, evaluations):
+    asked = []
+
+    def network(x_t, t):
+        asked.append(t)
+        return torch.zeros_like(x_t)
+
+    sampler = DETERMINISTIC[solver](steps, "trailing")
+    alphabar.sample(Denoiser(network, LINEAR), (1, 1, 1, 1), sampler, seed=0, progress=False)
+    assert len(asked) == len(sampler.plan(LINEAR)) == evaluations
+
+
+# --- inversion ----------------------------------------------------------------------------------------
+
+MIXTURE = GaussianMixture(normals(5, 2, seed=8), torch.full((5,), 0.3, dtype=torch.float64))
+
+
+def reconstruction_error(steps):
+    denoiser, x_0 = (
+        ExactDenoiser(MIXTURE, LINEAR),
+        MIXTURE.draw(64, generator=torch.Generator().manual_seed(1)),
+    )
+    options = {"dtype": torch.float64, "progress": False}
+    noise = alphabar.sample(denoiser, x_0.shape, DDIM(steps, inverse=True), x_t=x_0, **options)
+    again = alphabar.sample(denoiser, x_0.shape, DDIM(steps), x_t=noise, **options)
+    return noise, float((again - x_0).abs().max())
+
+
+def test_what_the_inversion_encodes_ddim_decodes():
+    noise, error = reconstruction_error(500)
+    assert error < 0.02
+    assert error < 0.4 * reconstruction_error(125)[1]
+    assert noise.std() == pytest.approx(1, abs=0.15)
+
+
+def test_an_inverted_row_undoes_the_row_for_the_same_estimate_of_noise():
+    eps, x_s = normals(3, seed=1), normals(3, seed=2)
+    down, up = DDIM(10).plan(LINEAR), DDIM(10, inverse=True).plan(LINEAR)
+    for fall, climb in zip(down.rows, reversed(up.rows), strict=True):
+        (t,) = levels_at(LINEAR, [fall.t])
+        assert fall.t == climb.t == climb.s
+        x_t = climb.advance(x_s, ((x_s - t.noise * eps) / t.signal,))
+        back = fall.advance(x_t, ((x_t - t.noise * eps) / t.signal,))
+        torch.testing.assert_close(back, x_s, rtol=1e-12, atol=1e-12)
+
+
+def test_an_inversion_shows_its_states_at_their_own_levels_and_stops_where_told():
+    states = alphabar.iter_sample(
+        Constant(LINEAR, normals(1, 2)), (1, 2), DDIM(4, inverse=True), x_t=normals(1, 2), t_start=600
+    )
+    assert [state.t for state in states] == [-1, 249, 499, 600]
+
+
+# --- levels between the integers ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES, *ZERO_SNR])
+def test_at_whole_t_the_level_is_that_of_the_schedule_bit_for_bit(schedule):
+    schedule = (SCHEDULES | ZERO_SNR)[schedule]
+    t = torch.arange(len(schedule))
+    assert torch.equal(log_alpha_bar_between(schedule, t.double()), schedule.log_alpha_bar_at(t))
+    assert torch.equal(log_alpha_bar_between(schedule, t), schedule.log_alpha_bar_at(t))
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES, *ZERO_SNR])
+def test_between_the_integers_log_snr_falls_and_has_no_corner(schedule):
+    schedule = (SCHEDULES | ZERO_SNR)[schedule]
+    last = 998 if schedule.alpha_bar[-1] == 0 else 999
+    t = torch.linspace(0, last, last * 20 + 1, dtype=torch.float64)
+    log = log_alpha_bar_between(schedule, t)
+    log_snr = log - log.expm1().neg().log()
+    assert (log_snr.diff() < 0).all()
+    inner = log_snr[20 * 20 : -20 * 20]  # the ends of some schedules bend within a single t
+    slope = inner.diff()
+    assert (slope.diff().abs() < 0.05 * slope[1:].abs()).all()
+
+
+def test_the_interpolation_is_of_third_order():
+    # sigmoid(−t/…): a schedule whose log-SNR is smooth, kept at every 1st and every 2nd t.
+    def schedule(total):
+        log_snr = 8 * torch.cos(torch.linspace(0.1, 3.0, total, dtype=torch.float64))
+        return NoiseSchedule.from_alpha_bar(log_snr.sigmoid())
+
+    place = torch.linspace(0.21, 0.79, 500, dtype=torch.float64)
+    true = (8 * torch.cos(0.1 + 2.9 * place)).sigmoid().log()
+    errors = [
+        float((log_alpha_bar_between(schedule(total), place * (total - 1)) - true).abs().max())
+        for total in (101, 201)
+    ]
+    assert math.log2(errors[0] / errors[1]) > 2.7
+    assert errors[1] < 1e-5
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES, *ZERO_SNR])
+def test_t_of_log_snr_is_the_inverse(schedule):
+    schedule = (SCHEDULES | ZERO_SNR)[schedule]
+    t = torch.linspace(0, 998, 777, dtype=torch.float64)
+    log = log_alpha_bar_between(schedule, t)
+    torch.testing.assert_close(t_of_log_snr(schedule, log - log.expm1().neg().log()), t, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_karras_and_log_snr_are_even_in_their_own_measure(schedule):
+    schedule = SCHEDULES[schedule]
+    for rho, spacing in ((7, "karras"), (5, karras(rho=5)), (1, karras(1))):
+        ratios = [level.ratio ** (1 / rho) for level in stops(schedule, 12, spacing)[:-1]]
+        assert torch.tensor(ratios).diff() == pytest.approx([(ratios[-1] - ratios[0]) / 11] * 11, rel=1e-4)
+    log_snr = [2 * level.half_log_snr for level in stops(schedule, 12, "log_snr")[:-1]]
+    assert torch.tensor(log_snr).diff() == pytest.approx([(log_snr[-1] - log_snr[0]) / 11] * 11, rel=1e-4)
+
+
+@pytest.mark.parametrize("spacing", ["karras", "log_snr"])
+@pytest.mark.parametrize("schedule", [*SCHEDULES, *ZERO_SNR])
+@pytest.mark.parametrize("steps", [1, 2, 3, 50])
+def test_spacings_by_level_begin_and_end_at_the_ends(schedule, spacing, steps):
+    schedule = (SCHEDULES | ZERO_SNR)[schedule]
+    ts = visited(schedule, steps, spacing)
+    zero = schedule.alpha_bar[-1] == 0
+    assert len(ts) == steps
+    assert ts[:2] == (999, 998)[:steps] if zero else ts[0] == 999
+    assert ts[-1] == 0 or steps < 2 + zero
+    assert all(t > s for t, s in pairwise(ts))
+
+
+def test_the_network_is_asked_with_integers_or_with_float32():
+    asked = []
+
+    def network(x_t, t):
+        asked.append(t)
+        return torch.zeros_like(x_t)
+
+    denoiser = Denoiser(network, LINEAR)
+    alphabar.sample(denoiser, (3, 1, 1, 1), Euler(spacing=[900.0, 500.5, 0]), seed=0, progress=False)
+    assert [t.dtype for t in asked] == [torch.int64, torch.float32, torch.int64]
+    assert [t.tolist() for t in asked] == [[900] * 3, [500.5] * 3, [0] * 3]
+
+
+def test_a_level_has_the_numbers_of_its_schedule():
+    (level,) = levels_at(LINEAR, [700])
+    assert (level.signal, level.noise) == pytest.approx(
+        (float(LINEAR.signal_scale[700]), float(LINEAR.noise_scale[700])), rel=1e-14
+    )
+    assert 2 * level.half_log_snr == pytest.approx(float(LINEAR.log_snr[700]), rel=1e-12)
+    assert (Level(0, -math.inf).half_log_snr, Level(0, -math.inf).ratio) == (-math.inf, math.inf)
+
+
+# --- quadrature -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("z", [-40.0, -3.0, -1.0, -0.999, -1e-3, 0.0, 1e-9, 0.5, 1.0, 4.0])
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
+def test_phi_is_its_integral(k, z):
+    u = torch.linspace(0, 1, 4001, dtype=torch.float64)
+    f = ((1 - u) * z).exp() * u ** (k - 1) / math.factorial(k - 1)
+    simpson = (f[0] + f[-1] + 4 * f[1::2].sum() + 2 * f[2:-1:2].sum()) / 3 / 4000
+    assert phi(k, z) == pytest.approx(float(simpson), rel=1e-8)
+
+
+@given(
+    st.lists(st.floats(-3, -0.2) | st.floats(0.3, 2), min_size=1, max_size=3, unique=True), st.floats(-3, 3)
+)
+def test_weights_integrate_every_polynomial_through_the_nodes(nodes, z):
+    if any(abs(a - b) < 0.05 for i, a in enumerate(nodes) for b in nodes[:i]):
+        return
+    integrals = moments(z, len(nodes))
+    w = weights(nodes, integrals)
+    for j, integral in enumerate(integrals, 1):
+        assert sum(weight * u**j for weight, u in zip(w, nodes, strict=True)) == pytest.approx(
+            integral, abs=1e-9
+        )
+
+
+# --- bad input ------------------------------------------------------------------------------------------
+
+ZERO = ZERO_SNR["linear, zero SNR"]
+REFUSED = {
+    "order of DPM-Solver": (lambda: DPMSolver(10, 4), ConfigError, "order is 4", "1 … 3"),
+    "order 0": (lambda: UniPC(10, 0), ConfigError, "order is 0", "1 … 3"),
+    "order of DEIS": (lambda: DEIS(10, 2.5), ConfigError, "order is 2.5", "1 … 4"),
+    "order True": (lambda: LMS(10, True), ConfigError, "order is True"),
+    "rule": (lambda: DPMSolver(rule="heun"), UnknownNameError, "'heun'", "'exact', 'midpoint'"),
+    "scale": (lambda: UniPC(scale="bh3"), UnknownNameError, "'bh3'", "'bh1', 'bh2'"),
+    "sde in single steps": (lambda: DPMSolver(sde=True, multistep=False), ConfigError, "multistep=True"),
+    "inverse with noise": (lambda: DDIM(eta=0.5, inverse=True), ConfigError, "eta is 0.5", "eta=0"),
+    "few steps": (lambda: PNDM(3, runge_kutta=True).plan(LINEAR), ConfigError, "3 steps", "at least 4"),
+    "Runge–Kutta": (lambda: PNDM(9, runge_kutta=True).plan(ZERO), NoAnswerError, "ᾱ = 0", "leave runge"),
+    "too many steps": (lambda: UniPC(1001).plan(LINEAR), TimestepError, "1001 steps", "T = 1000"),
+    "no steps": (lambda: Heun(0).plan(LINEAR), ConfigError, "steps is 0"),
+    "spacing": (lambda: LMS(9, spacing="karas").plan(LINEAR), UnknownNameError, "'karas'", "'karras', 'l"),
+    "rising list": (lambda: Euler(spacing=[1, 2]).plan(LINEAR), TimestepError, "descending"),
+    "repeated": (lambda: Euler(spacing=[5.5, 5.5]).plan(LINEAR), TimestepError, "each once"),
+    "not a number": (lambda: Euler(spacing=[math.nan]).plan(LINEAR), TimestepError, "nan", "0 … 999"),
+    "beyond T": (lambda: Euler(spacing=[999.5]).plan(LINEAR), TimestepError, "999.5", "0 … 999"),
+    "unequal": (lambda: Euler(3, [5, 4]).plan(LINEAR), ConfigError, "steps is 3", "2 t"),
+    "own spacing": (lambda: Euler(3, lambda schedule, n: [9]).plan(LINEAR), ConfigError, "steps is 3", "1 t"),
+    "rho": (lambda: karras(rho=0), ConfigError, "rho is 0"),
+    "below all log-SNR": (lambda: Euler(spacing=[998.5]).plan(ZERO), TimestepError, "998.5", "0 … 998"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_input_is_named_with_its_value_and_the_remedy(name):
+    call, error, *fragments = REFUSED[name]
+    check_error(call, error, *fragments)

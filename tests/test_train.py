@@ -1,0 +1,207 @@
+"""A run is a function of its settings: not of the number of processes, nor of what ran before."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+import torch
+from cases import check_error
+from torch import nn
+
+from alphabar import train as training
+from alphabar.data import ImageData, load_data
+from alphabar.errors import ConfigError, NoAnswerError, UnknownNameError
+from alphabar.train import TIMESTEPS, TrainConfig, train
+
+TINY = TrainConfig(channels=(8, 16), steps=4, batch_size=16, warmup=1, precision="float32")
+
+
+class Scale(nn.Module):
+    """The smallest network: one number."""
+
+    def __init__(self, start: float = 0.5) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(start))
+
+    def forward(self, x, t):
+        return self.factor * x
+
+
+def losses(config: TrainConfig, **kwargs) -> list[float]:
+    return [step.loss for step in train(config, **kwargs)]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_same_seed_gives_the_same_losses_bit_for_bit(precision):
+    config = replace(TINY, precision=precision, class_conditional=True)
+    first = losses(config)
+    torch.randn(7)  # the global generator has moved on; nothing depends on it
+    assert losses(config) == first
+    assert losses(replace(config, seed=1)) != first
+
+
+def test_training_lowers_the_loss_far_below_that_of_an_untrained_network():
+    found = losses(replace(TINY, steps=80, batch_size=64, learning_rate=1e-2))
+    # v has variance Var(z)ᾱ + Var(x_0)(1−ᾱ), nearly 1: what a network that says nothing scores.
+    assert found[0] > 0.8
+    assert sum(found[-10:]) / 10 < 0.5
+
+
+def test_every_image_comes_once_an_epoch_in_an_order_of_its_own():
+    order = training._Order(10, replace(TINY, batch_size=4, steps=5), 0, 4)
+    numbers = [number for batch in order for number in batch]
+    assert sorted(numbers[:10]) == sorted(numbers[10:20]) == list(range(10))
+    assert numbers[:10] != numbers[10:20]
+
+
+def test_processes_share_a_batch_without_gap_or_overlap():
+    config = replace(TINY, batch_size=6, steps=7)
+    whole = list(training._Order(10, config, 0, 6))
+    shares = [list(training._Order(10, config, rank * 2, 2)) for rank in range(3)]
+    assert [[*a, *b, *c] for a, b, c in zip(*shares, strict=True)] == whole
+
+
+def test_stratified_timesteps_put_one_t_in_each_part_and_uniform_ones_do_not():
+    batch, u = 50, 1 - torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    place = torch.arange(batch)
+    stratified = TIMESTEPS["stratified"](u, place, batch)
+    assert (stratified * batch).long().tolist() == list(range(batch))
+    uniform = TIMESTEPS["uniform"](u, place, batch)
+    assert ((uniform >= 0) & (uniform < 1)).all()
+    assert len((uniform * batch).long().unique()) < batch
+
+
+@pytest.mark.parametrize("name", TIMESTEPS)
+def test_no_uniform_number_leads_outside_the_schedule(name):
+    for u in (2**-33, 1.0):  # the ends of what an address can draw
+        for batch in (1, 100, 127, 10**6):
+            t = (
+                TIMESTEPS[name](torch.tensor([u], dtype=torch.float64), torch.tensor([batch - 1]), batch)
+                * 1000
+            )
+            assert 0 <= t.long() <= 999
+
+
+def test_labels_are_withheld_at_the_given_rate():
+    seen = []
+
+    class Spy(Scale):
+        def forward(self, x, t, class_labels):
+            seen.append(class_labels)
+            return super().forward(x, t)
+
+    config = replace(TINY, class_conditional=True, label_dropout=0.25, batch_size=500, steps=4)
+    losses(config, network=Spy())
+    share = (torch.cat(seen) == 10).float().mean()
+    assert abs(share - 0.25) < 4 * (0.25 * 0.75 / 2000) ** 0.5  # four standard errors
+
+
+def test_flipping_mirrors_about_half_of_the_images():
+    seen = []
+
+    class Spy(Scale):
+        def forward(self, x, t):
+            seen.append(x)
+            return super().forward(x, t)
+
+    ramp = torch.arange(8, dtype=torch.uint8).mul(30).expand(256, 1, 8, 8).contiguous()
+    # One noise level with almost no noise, so that the network sees the image itself.
+    config = replace(TINY, flip=True, batch_size=256, steps=1, schedule="linear", diffusion_steps=1)
+    with pytest.warns(UserWarning, match="ends at"):
+        losses(config, data=ImageData(ramp), network=Spy())
+    mirrored = (seen[0][..., 0] > seen[0][..., -1]).float().mean()
+    assert 0.3 < mirrored < 0.7
+
+
+def test_the_rate_rises_and_falls_to_nothing():
+    rates = [step.rate for step in train(replace(TINY, steps=40, warmup=9), network=Scale())]
+    assert rates.index(max(rates)) <= 10
+    assert rates[0] == pytest.approx(TINY.learning_rate / 10)
+    assert rates[-1] < 0.01 * TINY.learning_rate
+
+
+def test_a_snapshot_is_the_average_and_stays_what_it_was():
+    steps = train(replace(TINY, steps=30, ema_decay=0.9), network=(network := Scale()))
+    early = [step.snapshot() for step in islice(steps, 3)][-1]
+    kept = early.network.factor.item()
+    *_, last = steps
+    assert early.network.factor.item() == kept
+    assert last.snapshot().network.factor.item() != network.factor.item()
+    assert early.training["seed"] == 0
+
+
+def test_the_clock_can_end_a_run(monkeypatch):
+    now = iter(range(1000))
+    monkeypatch.setattr(training.time, "monotonic", lambda: next(now))
+    assert len(losses(replace(TINY, steps=100, seconds=5), network=Scale())) == 4  # at seconds 1, 2, 3, 4
+    assert len(losses(replace(TINY, steps=100, seconds=0.1), network=Scale())) == 1  # never none
+
+
+def test_data_that_do_not_fit_in_memory_train_alike(tmp_path):
+    from PIL import Image
+
+    for i in range(12):
+        Image.new("L", (8, 8), 20 * i).save(tmp_path / f"{i:02}.png")
+    config = replace(TINY, batch_size=4)
+    held = losses(config, data=load_data(str(tmp_path)))
+    assert losses(config, data=load_data(str(tmp_path), memory_limit=0)) == held
+
+
+def test_two_processes_train_as_one_does():
+    program = (
+        "import json\n"
+        "from accelerate import PartialState\n"
+        "from alphabar.train import TrainConfig, train\n"
+        "c = TrainConfig(channels=(8,), steps=3, batch_size=8, precision='float32', class_conditional=True)\n"
+        "found = [step.loss for step in train(c)]\n"
+        "if PartialState().is_main_process: print('LOSSES', json.dumps(found))"
+    )
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "--no-python",
+    ]
+    run = [sys.executable, "-c", program]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    found = []
+    for command in (run, launch + run):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        line = next((line for line in done.stdout.splitlines() if "LOSSES" in line), done.stderr)
+        found.append(json.loads(line.partition("LOSSES")[2]))
+    # Only the order in which float32 gradients and losses are added up differs.
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"steps": 0}, ConfigError, "steps is 0"),
+        ({"batch_size": 1.5}, ConfigError, "batch_size is 1.5"),
+        ({"schedule": "cosin"}, UnknownNameError, "'cosine'"),
+        ({"prediction": "eps"}, UnknownNameError, "'epsilon'"),
+        ({"timesteps": "sorted"}, UnknownNameError, "'stratified'"),
+        ({"precision": "fp8"}, UnknownNameError, "'bfloat16'"),
+        ({"learning_rate": 0.0}, ConfigError, "learning_rate is 0.0"),
+        ({"learning_rate": float("nan")}, ConfigError, "learning_rate is nan"),
+        ({"seconds": -1.0}, ConfigError, "seconds is -1.0"),
+        ({"label_dropout": 1.1}, ConfigError, "[0, 1]"),
+        ({"warmup": -1}, ConfigError, "warmup is -1"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_once(change, error, says):
+    check_error(lambda: replace(TINY, **change), error, says)
+
+
+def test_classes_without_labels_and_a_diverging_loss_are_named():
+    unlabelled = ImageData(torch.zeros(4, 1, 8, 8, dtype=torch.uint8))
+    config = replace(TINY, class_conditional=True)
+    check_error(lambda: losses(config, data=unlabelled), ConfigError, "no labels", "folder")
+    check_error(lambda: losses(TINY, network=Scale(float("inf"))), NoAnswerError, "step 1", "learning rate")
