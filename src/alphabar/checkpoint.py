@@ -3,12 +3,13 @@
     RUN/model_index.json, unet/, scheduler/     what ``DDPMPipeline.from_pretrained`` reads
     RUN/alphabar.json                           value range, classes, how it was trained
 
-A folder is written beside its place and moved there when it is whole. Weights are safetensors: loading
-one runs no code.
+A folder is written beside its place and moved there when it is whole. Weights are safetensors, or are read
+as weights alone: loading one runs no code.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,9 +26,20 @@ from alphabar.files import whole_folder
 from alphabar.prediction import PREDICTIONS
 from alphabar.schedule import NoiseSchedule
 
-__all__ = ["Checkpoint", "check_place", "load", "save"]
+__all__ = ["Checkpoint", "check_place", "load", "of", "save"]
 
 DESCRIPTION = "alphabar.json"
+
+NETWORKS = {
+    "UNet2DModel": "diffusers",
+    "GuidedUNet": "alphabar.convert.networks",
+    "LucidUNet": "alphabar.convert.networks",
+}
+"""Networks that a folder may hold, all called with x_t, t and perhaps labels, and where they are defined."""
+
+FILES = ("*.json", "*.safetensors", "unet/*.json", "unet/*.safetensors", "scheduler/*.json")
+PICKLED = ("*.bin", "unet/*.bin")
+"""What is fetched of a pipeline: its description and weights; older ones have their weights in a pickle."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +53,16 @@ class Checkpoint:
     shape: tuple[int, int, int]
     """(C, H, W) of its images, whose values lie in [−1, 1]."""
     classes: tuple[str, ...] = ()
-    """The names of its labels; empty where it takes none. Label ``len(classes)`` stands for "no label"."""
+    """The names of its labels; empty where it takes none. Label ``len(classes)`` stands for "no label" in a
+    network that was trained here."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """How it was trained, as JSON values."""
+
+    @property
+    def learns_variance(self) -> bool:
+        """Whether the network returns twice the channels of the image."""
+        config = getattr(self.network, "config", None)
+        return getattr(config, "out_channels", self.shape[0]) == 2 * self.shape[0]
 
     def denoiser(self, labels: Tensor | None = None) -> Denoiser:
         """Return the network as a denoiser, for (B,) labels where it has classes.
@@ -79,7 +98,7 @@ def save(folder: str | Path, checkpoint: Checkpoint) -> Path:
 
     Args:
         folder: where.
-        checkpoint: with a diffusers ``UNet2DModel`` as its network.
+        checkpoint: with a diffusers model as its network, as ``UNet2DModel`` is.
 
     Raises:
         CheckpointError: another kind of network, which no folder could describe; or a place that is a file,
@@ -110,41 +129,114 @@ def check_place(folder: str | Path) -> None:
         raise CheckpointError(f"{place} exists and is no checkpoint: choose another place, or move it away")
 
 
-def load(folder: str | Path) -> Checkpoint:
-    """Read a checkpoint, or any diffusers folder with a ``UNet2DModel`` and a scheduler.
+def load(path_or_name: str | Path) -> Checkpoint:
+    """Read a checkpoint, or any diffusers pipeline with a ``UNet2DModel`` and a scheduler.
+
+    Args:
+        path_or_name: a folder, or the name of a pipeline on the Hugging Face hub such as
+            ``"google/ddpm-cifar10-32"``, of which the weights and the description are fetched.
 
     Raises:
-        CheckpointError: no such folder, or one that misses or garbles a part.
+        CheckpointError: no such folder or pipeline; one that misses or garbles a part; one whose network needs
+            more than x_t, t and a label; or a scheduler without β.
+        UnknownNameError: a prediction or a noise schedule that is not known.
         MissingExtraError: diffusers is not installed.
     """
-    place = Path(folder)
-    if not _is_checkpoint(place):
-        raise CheckpointError(
-            f"{place} is no checkpoint: it has no model_index.json. Train one: alphabar train"
-        )
-    config = _read_json(place / "scheduler" / "scheduler_config.json")
+    place = _local(path_or_name)
+    config = _read_json(_part(place, "scheduler") / "scheduler_config.json")
     described = _read_json(place / DESCRIPTION) if (place / DESCRIPTION).exists() else {}
     prediction = config.get("prediction_type", "epsilon")
     look_up(PREDICTIONS, prediction, "prediction")
-    try:
-        network = _diffusers().UNet2DModel.from_pretrained(place / "unet", use_safetensors=True)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{place / 'unet'} does not load: {str(error).splitlines()[0]}") from error
-    size = network.config.sample_size
+    _check_beta(place, config)
+    network = _network(_part(place, "unet"))
+    network.alphabar = described  # travels with the network, so that saving it again loses nothing
+    return of(Denoiser(network, NoiseSchedule.from_config(config), prediction))
+
+
+def of(denoiser: Denoiser) -> Checkpoint:
+    """Return what a denoiser says about itself, and what the folder said that its network was loaded from.
+
+    Raises:
+        CheckpointError: a network without a diffusers configuration.
+    """
+    config = getattr(denoiser.network, "config", None)
+    size = getattr(config, "sample_size", None)
+    if config is None or size is None or not isinstance(denoiser.network, nn.Module):
+        raise CheckpointError(
+            f"a {type(denoiser.network).__name__} says neither the size nor the channels of its images: build a "
+            "Checkpoint yourself, or give a UNet2DModel its sample_size"
+        )
+    described = getattr(denoiser.network, "alphabar", {})
     height, width = (size, size) if isinstance(size, int) else size
+    count = getattr(config, "num_class_embeds", None) or 0
     return Checkpoint(
-        network.eval(),
-        NoiseSchedule.from_config(config),
-        prediction,
-        (network.config.in_channels, height, width),
-        tuple(described.get("classes", ())),
+        denoiser.network,
+        denoiser.schedule,
+        denoiser.prediction,
+        (config.in_channels, height, width),
+        tuple(described.get("classes", map(str, range(count)))),
         described.get("training", {}),
     )
+
+
+def _local(path_or_name: str | Path) -> Path:
+    """Return the folder, fetched where the name is one of the hub's."""
+    place = Path(path_or_name)
+    if _is_checkpoint(place):
+        return place
+    if place.exists() or isinstance(path_or_name, Path) or path_or_name.count("/") != 1:
+        raise CheckpointError(
+            f"{place} is no checkpoint: it has no model_index.json. Train one: alphabar train"
+        )
+    _diffusers()
+    import huggingface_hub
+
+    try:
+        fetched = Path(huggingface_hub.snapshot_download(path_or_name, allow_patterns=list(FILES)))
+        if not any(_part(fetched, "unet").glob("*.safetensors")):
+            fetched = Path(huggingface_hub.snapshot_download(path_or_name, allow_patterns=[*FILES, *PICKLED]))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path_or_name} is neither a folder with a model_index.json nor a pipeline that could be fetched: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    return fetched
+
+
+def _part(place: Path, name: str) -> Path:
+    """Return the folder of a part; the oldest pipelines have all their files in one."""
+    return place / name if (place / name).is_dir() else place
+
+
+def _network(folder: Path) -> Any:
+    config = _read_json(folder / "config.json")
+    name = config.get("_class_name", "no network")
+    if name not in NETWORKS:
+        raise CheckpointError(
+            f"{folder} holds {name}, which needs more than x_t, t and a label, or is not known: run it in its "
+            f"diffusers pipeline. Known are {', '.join(NETWORKS)}"
+        )
+    _diffusers()
+    kind = getattr(importlib.import_module(NETWORKS[name]), name)
+    safe = any(folder.glob("*.safetensors"))  # otherwise a pickle, which diffusers reads as weights only
+    try:
+        return kind.from_pretrained(folder, use_safetensors=safe).eval()
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder} does not load: {str(error).splitlines()[0]}") from error
+
+
+def _check_beta(place: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a scheduler whose noise is not described by β: DDPM's defaults would be taken in silence."""
+    if "beta_schedule" not in config and config.get("trained_betas") is None:
+        name = config.get("_class_name", "scheduler")
+        raise CheckpointError(f"{place} has a {name} without a β schedule: no network of that kind is known here")
 
 
 def _pipeline(checkpoint: Checkpoint) -> Any:
     diffusers = _diffusers()
     config = {**checkpoint.schedule.to_config(), "prediction_type": checkpoint.prediction}
+    if checkpoint.learns_variance:
+        config["variance_type"] = "learned_range"
     scheduler = diffusers.DDPMScheduler(**config, timestep_spacing="trailing")
     return diffusers.DDPMPipeline(unet=checkpoint.network, scheduler=scheduler)
 
@@ -154,6 +246,7 @@ def _description(checkpoint: Checkpoint) -> dict[str, Any]:
         "alphabar": alphabar.__version__,
         "schedule": repr(checkpoint.schedule),
         "prediction": checkpoint.prediction,
+        "learned_variance": checkpoint.learns_variance,
         "value_range": [-1, 1],
         "shape": checkpoint.shape,
         "classes": checkpoint.classes,

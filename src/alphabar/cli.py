@@ -21,6 +21,7 @@ from accelerate import PartialState
 from tyro.conf import FlagCreatePairsOff, Positional
 
 from alphabar import checkpoint, demo, plots
+from alphabar.checks import check_count
 from alphabar.data import read_image, to_unit
 from alphabar.errors import AlphabarError, look_up
 from alphabar.guidance import Clipped
@@ -139,6 +140,7 @@ class Sample:
 
     def __call__(self) -> None:
         """Sample in batches and write the pictures."""
+        check_count(num=self.num, batch_size=self.batch_size)
         loaded = checkpoint.load(self.run)
         sampler = look_up(SAMPLERS, self.sampler, "sampler")(self.steps)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -175,7 +177,7 @@ class Demo:
 
     out: Path = Path("demo")
     """The folder to write; open its index.html."""
-    seconds: float = 75.0
+    seconds: float = 80.0
     """Longest training."""
     seed: int = 0
     """Of everything."""

@@ -6,8 +6,10 @@ is a wrapper of a denoiser and a denoiser itself.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -51,8 +53,9 @@ class Denoiser:
     tensor([0.5000, 0.5000])
 
     Args:
-        network: called as ``network(x_t, t)`` with x_t (B, C, …) and t (B,), int64, or float32 where t lies
-            between the integers; returns a tensor, or an object whose ``sample`` is one (a diffusers model), of C channels or, with a learned variance, 2C.
+        network: called as ``network(x_t, t)`` with x_t (B, C, …) and t (B,) int64, or float32 between the
+            integers; returns a tensor, or an object whose ``sample`` is one (a diffusers model), of C
+            channels or, with a learned variance, 2C.
         schedule: the noise schedule it was trained with.
         prediction: how its output is read: ``"epsilon"``, ``"sample"`` or ``"v_prediction"``.
         labels: (B,) class labels, handed on as ``network(x_t, t, class_labels=labels)``.
@@ -71,6 +74,44 @@ class Denoiser:
         if not callable(self.network):
             raise DtypeError(f"network is a {type(self.network).__name__}: pass a callable network(x_t, t)")
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_name: str | Path,
+        labels: Tensor | None = None,
+        device: str | torch.device | None = None,
+    ) -> Denoiser:
+        """Open a diffusers pipeline of an unconditional or class-conditional network.
+
+        Args:
+            path_or_name: a folder with ``unet/`` and ``scheduler/``, or the name of a pipeline on the Hugging
+                Face hub such as ``"google/ddpm-cifar10-32"``.
+            labels: (B,) class labels, where the network has classes.
+            device: where its weights go.
+
+        Raises:
+            CheckpointError: no such pipeline, one of another kind, or labels that it does not take.
+            UnknownNameError: a prediction or a noise schedule that is not known.
+            MissingExtraError: diffusers is not installed.
+        """
+        loaded = _checkpoints().load(path_or_name)
+        denoiser: Denoiser = loaded.denoiser(None if labels is None else labels.to(device))
+        denoiser.network.to(device)  # type: ignore[attr-defined]  # what is loaded is a module
+        return denoiser
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write network, schedule and prediction as a pipeline folder that diffusers opens.
+
+        Args:
+            folder: where; a checkpoint that is already there is replaced.
+
+        Raises:
+            CheckpointError: a network without a diffusers configuration, or a place that is something else.
+            MissingExtraError: diffusers is not installed.
+        """
+        checkpoints = _checkpoints()
+        return Path(checkpoints.save(folder, checkpoints.of(self)))
+
     def __call__(self, x_t: Tensor, t: float) -> Estimate:
         """Estimate x_0 at level t.
 
@@ -80,35 +121,51 @@ class Denoiser:
 
         Raises:
             NoAnswerError: ε-prediction where ᾱ_t = 0.
-            ShapeError: the network returned another shape.
+            ShapeError: the network returned another shape, or labels of another batch.
             TimestepError, DtypeError: t or x_t that do not fit.
         """
         check_float(x_t=x_t)
-        output = answer(self.network, x_t, torch.full((len(x_t),), t, device=x_t.device), self.labels)
-        output, variance = _halves(output, x_t)
+        self._check_labels(x_t)
+        output = answer(self.network, x_t, one_each(t, x_t), self.labels)
+        output, variance = _halves(output, x_t, t)
         wide = torch.promote_types(x_t.dtype, torch.float32)
         return Estimate(
             to_x_0(self.schedule, self.prediction, x_t, output.to(x_t.dtype), t, dtype=wide), variance
         )
 
+    def _check_labels(self, x_t: Tensor) -> None:
+        if self.labels is not None and len(self.labels) != len(x_t):
+            raise ShapeError(
+                f"labels have shape {tuple(self.labels.shape)}, x_t {tuple(x_t.shape)}: give one a sample"
+            )
+
+
+def one_each(t: float, x_t: Tensor) -> Tensor:
+    """Return t as networks take it: (B,), one a sample, int64 or float32 as t is whole or not."""
+    return torch.full((len(x_t),), t, device=x_t.device)
+
+
+def _checkpoints() -> Any:
+    # Checkpoints are made of denoisers: only a look at call time can go the other way.
+    return importlib.import_module("alphabar.checkpoint")
+
 
 def answer(network: Callable[..., Any], x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
     """Return what the network says: a tensor, or the ``sample`` of the object a diffusers model returns."""
     conditions = {} if labels is None else {"class_labels": labels}
-    output = network(x_t, t, **conditions)
-    if not isinstance(output, Tensor):
-        output = getattr(output, "sample", output)
+    said = network(x_t, t, **conditions)
+    output: Tensor = said if isinstance(said, Tensor) else getattr(said, "sample", said)
     check_float(**{"the network's answer": output})
     return output
 
 
-def _halves(output: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor | None]:
+def _halves(output: Tensor, x_t: Tensor, t: float) -> tuple[Tensor, Tensor | None]:
     if output.shape == x_t.shape:
         return output, None
     if x_t.ndim > 1 and output.shape == (len(x_t), 2 * x_t.shape[1], *x_t.shape[2:]):
         mean, variance = output.chunk(2, dim=1)
         return mean, variance
     raise ShapeError(
-        f"the network returned {tuple(output.shape)} for x_t of shape {tuple(x_t.shape)}: it must return the "
-        "same shape, or twice the channels when it learns its variance"
+        f"the network returned {tuple(output.shape)} for x_t of shape {tuple(x_t.shape)} at t = {t}: it must "
+        "return the same shape, or twice the channels when it learns its variance"
     )

@@ -22,7 +22,7 @@ from torch.nn.functional import logsigmoid
 from alphabar.errors import TimestepError
 from alphabar.schedule import NoiseSchedule
 
-__all__ = ["CLEAN", "Level", "levels_at", "log_alpha_bar_between", "t_of_log_snr"]
+__all__ = ["CLEAN", "Level", "levels_at", "log_alpha_bar_between", "t_of_log_snr", "whole"]
 
 HALVINGS = 54  # of an interval of length 1: one more than float64 has binary digits
 
@@ -31,8 +31,8 @@ HALVINGS = 54  # of an interval of length 1: one more than float64 has binary di
 class Level:
     """A noise level, with the names that solvers' papers give to its numbers.
 
-    >>> Level(0, math.log(0.5)).half_log_snr
-    0.0
+    >>> round(Level(300, math.log(0.8)).half_log_snr, 4)  # log √(.8/.2)
+    0.6931
     """
 
     t: float
@@ -71,7 +71,12 @@ def levels_at(schedule: NoiseSchedule, timesteps: Sequence[float]) -> tuple[Leve
         TimestepError: a t outside 0 … T−1.
     """
     logs = log_alpha_bar_between(schedule, torch.tensor(timesteps, dtype=torch.float64))
-    return tuple(Level(t, log) for t, log in zip(timesteps, logs.tolist(), strict=True))
+    return tuple(Level(whole(t), log) for t, log in zip(timesteps, logs.tolist(), strict=True))
+
+
+def whole(t: float) -> float:
+    """Return a whole t as int, so that the network is asked with the integers it was trained on."""
+    return int(t) if t == int(t) else float(t)
 
 
 def log_alpha_bar_between(schedule: NoiseSchedule, t: float | Tensor) -> Tensor:
@@ -81,7 +86,7 @@ def log_alpha_bar_between(schedule: NoiseSchedule, t: float | Tensor) -> Tensor:
 
     >>> schedule = NoiseSchedule.linear()
     >>> [round(float(log_alpha_bar_between(schedule, t).exp()), 5) for t in (0, 0.5, 1)]
-    [0.9999, 0.99984, 0.99978]
+    [0.9999, 0.99985, 0.99978]
 
     Args:
         schedule: the noise schedule.
@@ -92,20 +97,20 @@ def log_alpha_bar_between(schedule: NoiseSchedule, t: float | Tensor) -> Tensor:
     """
     if not (isinstance(t, float) or (isinstance(t, Tensor) and t.is_floating_point())):
         return schedule.log_alpha_bar_at(t)
-    where = torch.as_tensor(t).to(torch.float64)
-    whole = where == where.floor()
-    on_table = schedule.log_alpha_bar_at(torch.where(whole, where, 0).long())
+    where = torch.as_tensor(t, dtype=torch.float64)
+    is_whole = where == where.floor()
+    on_table = schedule.log_alpha_bar_at(torch.where(is_whole, where, 0).long())
     last = _finite_knots(schedule)[0].numel() - 1
-    if not (whole | ((where > 0) & (where < last))).all():
+    if not (is_whole | ((where > 0) & (where < last))).all():
         raise TimestepError(
             f"t = {t} is outside 0 … {last}, where this schedule has log-SNR between its integers"
         )
-    between = torch.where(whole, 0, where)
-    return torch.where(whole, on_table, logsigmoid(_log_snr_between(schedule, between)))
+    between = torch.where(is_whole, 0, where)
+    return torch.where(is_whole, on_table, logsigmoid(_log_snr_between(schedule, between)))
 
 
 def t_of_log_snr(schedule: NoiseSchedule, log_snr: Tensor) -> Tensor:
-    """Return the t, float64, at which the interpolated log-SNR has these values; beyond its ends, the ends."""
+    """Return the t, float64, at which log-SNR has these values; beyond its finite ends, those ends."""
     knots = _finite_knots(schedule)[0]
     low = (torch.searchsorted(-knots, -log_snr, right=True) - 1).clamp(0, max(len(knots) - 2, 0)).double()
     high = (low + 1).clamp(max=len(knots) - 1)

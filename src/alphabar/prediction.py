@@ -8,6 +8,7 @@ x_t and the output. ε: Ho et al. 2020, section 3.2; v: Salimans & Ho 2022, arXi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,16 +24,17 @@ from alphabar.schedule import NoiseSchedule, noise_power
 __all__ = ["PREDICTIONS", "Prediction", "target", "to_eps", "to_x_0"]
 
 Pair = tuple[float | Tensor, float | Tensor]
+Reading = Callable[[Tensor, Tensor], Pair]
 
 
 class Prediction(NamedTuple):
     """One reading of the output: three pairs of coefficients, given a = √ᾱ_t and s = √(1−ᾱ_t)."""
 
-    target: Callable[[Tensor, Tensor], Pair]
+    target: Reading
     """Of (x_0, noise): what the network is trained to return."""
-    x_0: Callable[[Tensor, Tensor], Pair]
+    x_0: Reading
     """Of (x_t, output): x̂_0."""
-    eps: Callable[[Tensor, Tensor], Pair]
+    eps: Reading
     """Of (x_t, output): ε̂."""
 
 
@@ -87,21 +89,23 @@ def to_x_0(
         UnknownNameError, TimestepError, ShapeError, DtypeError: as in :func:`target`.
     """
     check_alike(x_t=x_t, output=output)
-    reading = look_up(PREDICTIONS, prediction, "prediction")
-    a, s = _scales(log_alpha_bar_between(schedule, t), x_t)
-    if prediction == "epsilon" and not (1 / a).isfinite().all():
+    read = look_up(PREDICTIONS, prediction, "prediction").x_0
+    coefficients = _coefficients(schedule, read, t, x_t)
+    if prediction == "epsilon" and not _is_finite(coefficients[0]):
         raise NoAnswerError(
             "ε-prediction at a t with ᾱ_t = 0: x_t is pure noise, so ε says nothing about x_0. Train with "
             "v_prediction or sample, or start at the t before"
         )
-    return lincomb(reading.x_0(a, s), (x_t, output), dtype=dtype)
+    return lincomb(coefficients, (x_t, output), dtype=dtype)
 
 
-def to_eps(schedule: NoiseSchedule, prediction: str, x_t: Tensor, output: Tensor, t: float | Tensor) -> Tensor:
+def to_eps(
+    schedule: NoiseSchedule, prediction: str, x_t: Tensor, output: Tensor, t: float | Tensor
+) -> Tensor:
     """Return ε̂, the noise that the output stands for; arguments and errors as in :func:`to_x_0`."""
     check_alike(x_t=x_t, output=output)
-    reading = look_up(PREDICTIONS, prediction, "prediction")
-    return lincomb(reading.eps(*_scales(log_alpha_bar_between(schedule, t), x_t)), (x_t, output))
+    read = look_up(PREDICTIONS, prediction, "prediction").eps
+    return lincomb(_coefficients(schedule, read, t, x_t), (x_t, output))
 
 
 def scales(schedule: NoiseSchedule, t: int | Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,11 +114,28 @@ def scales(schedule: NoiseSchedule, t: int | Tensor, data: Tensor) -> tuple[Tens
     Raises:
         ShapeError: the shape of t does not broadcast against the leading dimensions of the data.
     """
-    return _scales(schedule.log_alpha_bar_at(t), data)
+    return _scales(spread(schedule.log_alpha_bar_at(t), data))
 
 
-def _scales(log_alpha_bar: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
-    log_alpha_bar = spread(log_alpha_bar, data)
+def _coefficients(schedule: NoiseSchedule, read: Reading, t: float | Tensor, data: Tensor) -> Pair:
+    if isinstance(t, Tensor):
+        return read(*_scales(spread(log_alpha_bar_between(schedule, t), data)))
+    numbers: Pair = _numbers(schedule, read, t)
+    return numbers
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _numbers(schedule: NoiseSchedule, read: Reading, t: float) -> Pair:
+    """Return the coefficients at one t as plain numbers: no step of a chain then waits for its device."""
+    of_x_t, of_output = read(*_scales(log_alpha_bar_between(schedule, t)))
+    return float(of_x_t), float(of_output)
+
+
+def _is_finite(number: float | Tensor) -> bool:
+    return bool(number.isfinite().all()) if isinstance(number, Tensor) else math.isfinite(number)
+
+
+def _scales(log_alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
     return (log_alpha_bar / 2).exp(), noise_power(log_alpha_bar).sqrt()
 
 

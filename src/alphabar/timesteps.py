@@ -22,16 +22,17 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 from alphabar.checks import check_count
 from alphabar.errors import ConfigError, TimestepError, look_up
-from alphabar.levels import t_of_log_snr
+from alphabar.levels import CLEAN, Level, levels_at, t_of_log_snr, whole
 from alphabar.schedule import NoiseSchedule
 
-__all__ = ["SPACINGS", "Place", "Spacing", "entered_at", "karras", "visited"]
+__all__ = ["SPACINGS", "Place", "Spacing", "entered_at", "karras", "stops", "visited"]
 
 Place = Callable[[NoiseSchedule, int], Sequence[float]]
 Spacing = str | Sequence[float] | Place
@@ -129,6 +130,16 @@ def visited(schedule: NoiseSchedule, steps: int | None, spacing: Spacing) -> tup
     return _given(schedule, count, place(schedule, count))
 
 
+def stops(
+    schedule: NoiseSchedule, steps: int | None, spacing: Spacing, t_start: float | None = None
+) -> tuple[Level, ...]:
+    """Return the levels a sampler stops at, from the noisy end or from ``t_start`` down to clean data.
+
+    Arguments and errors as in :func:`visited`; ``t_start`` may be any t of the schedule.
+    """
+    return (*levels_at(schedule, entered_at(visited(schedule, steps, spacing), t_start)), CLEAN)
+
+
 def entered_at(timesteps: tuple[float, ...], t_start: float | None) -> tuple[float, ...]:
     """Return the t from ``t_start`` down: the same grid, entered there.
 
@@ -150,8 +161,8 @@ def _given(schedule: NoiseSchedule, steps: int | None, timesteps: Sequence[float
         raise TimestepError(f"timesteps {timesteps}: each must be a number in 0 … {len(schedule) - 1}")
     if not timesteps or any(t <= s for t, s in pairwise(timesteps)):
         raise TimestepError(f"timesteps {timesteps}: give at least one, in descending order, each once")
-    return tuple(int(t) if t == int(t) else float(t) for t in timesteps)
+    return tuple(map(whole, timesteps))
 
 
 def _is_number(t: object) -> bool:
-    return isinstance(t, int | float) and not isinstance(t, bool)
+    return isinstance(t, Real) and not isinstance(t, bool)

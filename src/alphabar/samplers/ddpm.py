@@ -8,6 +8,8 @@ Equations 6 and 7 there, with any s < t in place of t−1. The variance σ² is 
     fixed_large     β                    exact when the data are standard normal
     learned_range   between the two, in the logarithm, by the network (Nichol & Dhariwal 2021, equation 15)
     learned         its logarithm is the network's answer
+
+``fixed_small_log`` and ``fixed_large_log``, known from files, are the same numbers by way of their logarithm.
 """
 
 from __future__ import annotations
@@ -15,15 +17,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from alphabar.errors import look_up
 from alphabar.forward import posterior_coefficients
-from alphabar.samplers.plan import Plan, Row, grid
+from alphabar.levels import Level
+from alphabar.plan import Plan, Row
 from alphabar.schedule import NoiseSchedule, noise_power
-from alphabar.timesteps import Spacing
+from alphabar.timesteps import Spacing, stops
 
 __all__ = ["DDPM", "VARIANCES"]
 
@@ -31,7 +36,9 @@ Variance = Callable[[float, float], dict[str, Any]]
 
 VARIANCES: dict[str, Variance] = {
     "fixed_small": lambda small, large: {"noise": small**0.5},
+    "fixed_small_log": lambda small, large: {"noise": math.exp(math.log(small) / 2)},
     "fixed_large": lambda small, large: {"noise": large**0.5},
+    "fixed_large_log": lambda small, large: {"noise": math.exp(math.log(large) / 2)},
     "learned_range": lambda small, large: {"log_variance": (math.log(small), math.log(large))},
     "learned": lambda small, large: {"log_variance": (-1.0, 1.0)},
 }
@@ -47,9 +54,8 @@ class DDPM:
 
     Args:
         steps: evaluations of the network, 1 … T; None for all T, or for as many as ``spacing`` lists.
-        variance: ``"fixed_small"``, ``"fixed_large"``, ``"learned_range"`` or ``"learned"``; the last
-            two take a network with twice the channels.
-        spacing: ``"trailing"``, ``"leading"``, ``"linspace"``, or the list of t.
+        variance: a name in ``VARIANCES``; the learned ones take a network with twice the channels.
+        spacing: a name in ``SPACINGS``, a function that spaces, or the list of t.
 
     Raises:
         UnknownNameError: another variance.
@@ -62,17 +68,16 @@ class DDPM:
     def __post_init__(self) -> None:
         look_up(VARIANCES, self.variance, "variance")
 
-    def plan(self, schedule: NoiseSchedule, t_start: int | None = None) -> Plan:
-        """Return one row a step: equations 6 and 7 of Ho et al. 2020.
+    def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
+        """Return one row a step: equations 6 and 7 of Ho et al. 2020; errors as in :class:`Sampler`."""
+        levels = stops(schedule, self.steps, self.spacing, t_start)
+        logs = torch.tensor([level.log_alpha_bar for level in levels], dtype=torch.float64)
+        of_x_t, of_x_0, small = posterior_coefficients(logs[1:], logs[:-1])
+        large = noise_power(-logs.diff())
+        table = zip(pairwise(levels), *map(Tensor.tolist, (of_x_t, of_x_0, small, large)), strict=True)
+        return Plan(
+            tuple(Row(t.t, s.t, a, (b,), **self._noise(s, low, high)) for (t, s), a, b, low, high in table)
+        )
 
-        Raises:
-            TimestepError, ConfigError, UnknownNameError: steps or a spacing that do not fit the schedule.
-        """
-        t, s, log_t, log_s = grid(schedule, self.steps, self.spacing, t_start)
-        of_x_t, of_x_0, small = posterior_coefficients(log_s, log_t)
-        large = noise_power(log_t - log_s)
-        table = zip(t, s, *map(Tensor.tolist, (of_x_t, of_x_0, small, large)), strict=True)
-        return Plan(tuple(Row(t, s, a, (b,), **self._noise(s, low, high)) for t, s, a, b, low, high in table))
-
-    def _noise(self, s: int, small: float, large: float) -> dict[str, Any]:
-        return VARIANCES[self.variance](small, large) if s >= 0 else {}
+    def _noise(self, s: Level, small: float, large: float) -> dict[str, Any]:
+        return VARIANCES[self.variance](small, large) if s.noise else {}

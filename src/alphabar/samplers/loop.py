@@ -1,6 +1,6 @@
 """The one sampling loop: ask the denoiser, apply the row, until clean.
 
-    x ← row.advance(x, [x̂_0, x̂_0', …], z)        for each row of the plan
+    x ← row.advance(x, (x̂_0, x̂_0', …), z)        for each row of the plan
 
 Every sampler runs through here, and :func:`iter_sample` yields every state; to stop early, ``break``.
 """
@@ -16,14 +16,15 @@ from torch import Tensor
 
 from alphabar import noise as noise_
 from alphabar.checks import check_count, check_float
-from alphabar.denoiser import Denoise
+from alphabar.denoiser import Denoise, Estimate
 from alphabar.errors import ConfigError, DtypeError, NoAnswerError, ShapeError
+from alphabar.plan import Plan, Sampler
 from alphabar.progress import track
-from alphabar.samplers.plan import Plan, Sampler
 
 __all__ = ["State", "iter_sample", "sample"]
 
 Draw = Callable[[int], Tensor]
+Revise = Callable[[int, float, Tensor], Tensor]
 
 
 class State(NamedTuple):
@@ -31,7 +32,7 @@ class State(NamedTuple):
 
     step: int
     """Evaluations of the network before this state, 0 … n."""
-    t: int
+    t: float
     """The level of ``x_t``; −1 is clean."""
     x_t: Tensor
     """(B, C, …) the state, in float32 or wider."""
@@ -51,6 +52,7 @@ def iter_sample(
     first: int = 0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
+    revise: Revise | None = None,
 ) -> Iterator[State]:
     """Yield the chain's states from noise to sample: n+1 of them for n evaluations of the network.
 
@@ -68,6 +70,8 @@ def iter_sample(
         first: the number of the first sample in the batch, for addressing.
         dtype: the precision the network is fed in. The chain's own state is float32 at least.
         device: where the chain runs; by default the device of ``x_t``, or torch's default device.
+        revise: ``(step, t, x_t) -> x_t``, what is done to every state, the first and the last too, before
+            anything else sees it.
 
     Raises:
         ConfigError: both seed and generator, or t_start without x_t.
@@ -86,7 +90,7 @@ def iter_sample(
     plan = sampler.plan(denoiser.schedule, t_start)
     draw = _noise_source(shape, seed, generator, first, dtype, where)
     start = draw(0) if x_t is None else _checked_start(x_t, shape).to(where)
-    return _chain(denoiser, plan, start, draw, dtype)
+    return _chain(denoiser, plan, start, draw, dtype, revise or (lambda step, t, x_t: x_t))
 
 
 def sample(
@@ -101,6 +105,7 @@ def sample(
     first: int = 0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
+    revise: Revise | None = None,
     progress: bool | None = None,
 ) -> Tensor:
     """Return samples, (B, C, …) of the given dtype.
@@ -122,6 +127,7 @@ def sample(
         first: the number of the first sample in the batch.
         dtype: the precision the network is fed in, and of the result.
         device: where the chain runs.
+        revise: what is done to every state.
         progress: show a bar; by default on a terminal.
 
     Raises:
@@ -138,6 +144,7 @@ def sample(
         first=first,
         dtype=dtype,
         device=device,
+        revise=revise,
     )
     total = len(sampler.plan(denoiser.schedule, t_start)) + 1
     for state in track(states, total, "sampling", shown=progress):
@@ -145,27 +152,40 @@ def sample(
     return last.to(dtype)
 
 
-@torch.no_grad()
-def _chain(denoiser: Denoise, plan: Plan, x_t: Tensor, draw: Draw, dtype: torch.dtype) -> Iterator[State]:
-    wide = _wide(dtype)
-    x_t = x_t.to(wide)
-    history: deque[Tensor] = deque(maxlen=plan.memory)
+def _chain(
+    denoiser: Denoise, plan: Plan, x_t: Tensor, draw: Draw, dtype: torch.dtype, revise: Revise
+) -> Iterator[State]:
+    kept: deque[Tensor] = deque(maxlen=plan.memory - 1)
     finite: list[Tensor] = []
+    level = -1 if plan.rises else plan.rows[0].t
+    x_t = revise(0, level, x_t.detach().to(_wide(dtype)))
     for step, row in enumerate(plan.rows):
-        estimate = denoiser(x_t.to(dtype), row.t)
-        if estimate.x_0.shape != x_t.shape:
-            raise ShapeError(
-                f"the denoiser returned {tuple(estimate.x_0.shape)} for x_t of {tuple(x_t.shape)}"
-            )
-        history.appendleft(estimate.x_0.to(wide))
-        answers = [answer.isfinite().all() for answer in estimate if answer is not None]
-        finite.append(torch.stack(answers).all())
-        if x_t.device.type == "cpu" or step + 1 == len(plan):  # elsewhere one wait at the end, not one a step
+        x_0, variance = estimate = _asked(denoiser, x_t, step, row.t, dtype)
+        finite.append(torch.stack([part.isfinite().all() for part in estimate if part is not None]).all())
+        if _is_time_to_look(x_t.device, step + 1 == len(plan)):
             _check_finite(finite, plan)
-        yield State(step, row.t, x_t, history[0])
+        yield State(step, level, x_t, x_0)
         noise = draw(step + 1) if row.is_random else None
-        x_t = row.advance(x_t, tuple(history), noise, estimate.variance)
-    yield State(len(plan), -1, x_t, x_t)
+        x_s = row.advance(x_t, (x_0, *kept), noise, variance)
+        kept.appendleft(row.kept(x_t, x_0))
+        x_t, level = revise(step + 1, row.s, x_s), row.s
+    yield State(len(plan), level, x_t, x_t)
+
+
+@torch.no_grad()
+def _asked(denoiser: Denoise, x_t: Tensor, step: int, t: float, dtype: torch.dtype) -> Estimate:
+    x_0, variance = denoiser(x_t.to(dtype), t)
+    if x_0.shape != x_t.shape:
+        raise ShapeError(
+            f"the denoiser returned {tuple(x_0.shape)} for x_t of {tuple(x_t.shape)} at step {step}, "
+            f"t = {t}: it must return the shape of x_t"
+        )
+    return Estimate(x_0.to(x_t.dtype), variance)
+
+
+def _is_time_to_look(device: torch.device, is_last: bool) -> bool:
+    """Looking at values waits for an accelerator, so once, at the end; a graph being compiled has none."""
+    return (device.type == "cpu" or is_last) and not torch.compiler.is_compiling()
 
 
 def _check_finite(finite: Sequence[Tensor], plan: Plan) -> None:

@@ -13,36 +13,44 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from alphabar.errors import ConfigError, NoAnswerError, ShapeError
-from alphabar.levels import CLEAN, levels_at
+from alphabar.levels import Level
 from alphabar.ops import lincomb, work_dtype
 from alphabar.schedule import NoiseSchedule
-from alphabar.timesteps import Spacing, entered_at, visited
+from alphabar.steps import Form
 
-__all__ = ["Grid", "Plan", "Row", "Sampler", "grid"]
+__all__ = ["Plan", "Row", "Sampler"]
+
+X_0 = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Row:
     """One evaluation of the network and the step it pays for."""
 
-    t: int
+    t: float
     """Where the network is evaluated, 0 … T−1."""
-    s: int
-    """Where the step lands, s < t; −1 is clean data."""
+    s: float
+    """Where the step lands, −1 for clean data; above t where it ends with a jump back up, as in RePaint."""
     x: float
     """a: of x_t."""
     history: tuple[float, ...]
-    """b: of x̂_0 and the estimates before it, newest first."""
+    """b: of x̂_0, and of what the rows before this one kept, newest first."""
     noise: float = 0.0
     """c: of fresh standard normal noise."""
     log_variance: tuple[float, float] | None = None
     """The log-variance where a network that learns it answers −1 and +1; between them it interpolates."""
+    keeps: tuple[float, float] = X_0
+    """What later rows remember of this one: so much of x_t and of x̂_0."""
+
+    @classmethod
+    def of(cls, t: Level, s: Level, form: Form, noise: float = 0.0) -> Row:
+        """Return the row of a form of x_t and the estimates."""
+        return cls(t.t, s.t, form[0], tuple(form[1:]), noise)
 
     def advance(
         self,
@@ -55,7 +63,7 @@ class Row:
 
         Args:
             x_t: (B, …) the state at t.
-            history: x̂_0 and the estimates before it, newest first, each like x_t.
+            history: x̂_0 and what the rows before :meth:`kept`, newest first, each like x_t.
             noise: standard normal, like x_t; may be None where the row adds none.
             variance: the network's answer on the variance, like x_t, where ``log_variance`` is set.
 
@@ -71,6 +79,10 @@ class Row:
             coefficients.append(self._noise_scale(variance))
             tensors.append(noise)
         return lincomb(coefficients, tensors)
+
+    def kept(self, x_t: Tensor, x_0: Tensor) -> Tensor:
+        """Return what later rows remember: x̂_0 itself, or ε̂ = (x_t − √ᾱ_t · x̂_0)/√(1−ᾱ_t)."""
+        return x_0 if self.keeps == X_0 else lincomb(self.keeps, (x_t, x_0))
 
     @property
     def is_random(self) -> bool:
@@ -104,8 +116,9 @@ class Plan:
     def __post_init__(self) -> None:
         if not self.rows:
             raise ConfigError("a plan needs at least one row")
+        rises = self.rises
         for row, following in pairwise(self.rows):
-            if row.s != following.t:
+            if not (row.s < following.t if rises else row.s == following.t):
                 raise ConfigError(
                     f"a row lands at t = {row.s}, the next one starts at {following.t}: they must join"
                 )
@@ -114,13 +127,29 @@ class Plan:
                 raise ConfigError(
                     f"row {i} remembers {len(row.history)} estimates, but only {i + 1} were made"
                 )
-            if not all(map(math.isfinite, (row.x, row.noise, *row.history, *(row.log_variance or ())))):
+            numbers = row.x, row.noise, *row.history, *row.keeps, *(row.log_variance or ())
+            if not all(map(math.isfinite, numbers)):
                 raise NoAnswerError(
                     f"the step from t = {row.t} to {row.s} has coefficients that are not finite: {row}"
                 )
 
+    def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
+        """Return itself: a plan is a sampler whose rows are settled.
+
+        Raises:
+            ConfigError: another ``t_start`` than that of its first row.
+        """
+        if t_start not in (None, self.rows[0].t):
+            raise ConfigError(f"t_start is {t_start}, but this plan starts at t = {self.rows[0].t}")
+        return self
+
     @property
-    def timesteps(self) -> tuple[int, ...]:
+    def rises(self) -> bool:
+        """Whether it leads from data up to noise: then each row asks the network at the t where it lands."""
+        return all(row.t == row.s for row in self.rows)
+
+    @property
+    def timesteps(self) -> tuple[float, ...]:
         """Where the network is evaluated, in order."""
         return tuple(row.t for row in self.rows)
 
@@ -129,6 +158,31 @@ class Plan:
         """How many estimates the rows need at most, the newest included."""
         return max(len(row.history) for row in self.rows)
 
+    @property
+    def columns(self) -> dict[str, tuple[float, ...]]:
+        """The table by columns: t, s, x_t, x_0, what is remembered (x_0' or eps', …), noise."""
+        kept = "x_0" if all(row.keeps == X_0 for row in self.rows) else "eps"
+        names = ["t", "s", "x_t", "x_0", *(kept + "'" * k for k in range(1, self.memory)), "noise"]
+        rows = [
+            (row.t, row.s, row.x, *row.history, *[0.0] * (self.memory - len(row.history)), row.noise)
+            for row in self.rows
+        ]
+        columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+        learned = [row.log_variance or (-math.inf, -math.inf) for row in self.rows]
+        bounds = zip(("log_variance_low", "log_variance_high"), zip(*learned, strict=True), strict=True)
+        return columns | (dict(bounds) if any(row.log_variance for row in self.rows) else {})
+
+    def to_csv(self) -> str:
+        """Return the table as text with commas, every number to its last digit."""
+        lines = zip(*self.columns.values(), strict=True)
+        return "\n".join([",".join(self.columns), *(",".join(map(repr, line)) for line in lines), ""])
+
+    def __str__(self) -> str:
+        cells = [[name, *(f"{number:.6g}" for number in column)] for name, column in self.columns.items()]
+        widths = [max(map(len, column)) for column in cells]
+        lines = zip(*cells, strict=True)
+        return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -136,27 +190,9 @@ class Plan:
 class Sampler(Protocol):
     """What makes a plan: a small frozen object that holds a sampler's settings."""
 
-    def plan(self, schedule: NoiseSchedule, t_start: int | None = None) -> Plan:
-        """Return the rows on this schedule, entered at ``t_start`` (by default at the noisy end)."""
+    def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
+        """Return the rows on this schedule, entered at ``t_start`` (by default at the noisy end).
 
-
-class Grid(NamedTuple):
-    """Where the steps of a sampler start and land."""
-
-    t: tuple[int, ...]
-    s: tuple[int, ...]
-    log_t: Tensor
-    """log ᾱ_t, (n,) float64."""
-    log_s: Tensor
-    """log ᾱ_s, (n,) float64; the last is 0, clean data."""
-
-
-def grid(schedule: NoiseSchedule, steps: int | None, spacing: Spacing, t_start: int | None) -> Grid:
-    """Return the steps from the noisy end, or from ``t_start``, down to clean data.
-
-    Raises:
-        TimestepError, ConfigError, UnknownNameError: steps or a spacing that do not fit the schedule.
-    """
-    timesteps = entered_at(visited(schedule, steps, spacing), t_start)
-    log_alpha_bar = torch.tensor([level.log_alpha_bar for level in (*levels_at(schedule, timesteps), CLEAN)], dtype=torch.float64)
-    return Grid(timesteps, (*timesteps[1:], -1), log_alpha_bar[:-1], log_alpha_bar[1:])
+        Raises:
+            TimestepError, ConfigError, UnknownNameError: steps or a spacing that do not fit the schedule.
+        """

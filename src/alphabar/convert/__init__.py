@@ -1,0 +1,102 @@
+"""Weights of other codes as checkpoints: ``alphabar convert SOURCE OUT``.
+
+    guided-diffusion, improved-diffusion    *.pt          openai.py
+    denoising-diffusion-pytorch             model-N.pt    lucidrains.py
+
+A file of weights does not say everything that sampling must know, and a wrong guess gives noise in place of
+images. So what weights and buffers say is read from them, what they do not say must be told
+(:class:`Told`), and what is told twice must agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from alphabar import checkpoint
+from alphabar.checkpoint import Checkpoint
+from alphabar.convert.told import Told, read_weights
+from alphabar.errors import CheckpointError, ConfigError
+
+__all__ = ["Convert", "Told", "convert", "read"]
+
+
+def read(source: str | Path, told: Told | None = None, *, flags: str = "") -> Checkpoint:
+    """Read the weights of another code as a checkpoint, running no code from the file.
+
+    Args:
+        source: a ``.pt`` file of guided-diffusion, improved-diffusion or denoising-diffusion-pytorch.
+        told: what the weights do not say.
+        flags: in place of ``told``, the flags of the training with guided-diffusion or improved-diffusion:
+            ``"--image_size 64 --num_channels 128 --diffusion_steps 4000 …"``.
+
+    Raises:
+        CheckpointError: a file that is not there, that is not safe to load, or of another network.
+        ConfigError: something is missing, or contradicts the weights.
+        UnknownNameError: a flag, a schedule or a prediction that is not known.
+        MissingExtraError: diffusers is not installed.
+    """
+    content = read_weights(source)
+    if flags and told not in (None, Told()):
+        raise ConfigError("give the flags of the training, or each option by itself, not both")
+    training = {"converted_from": Path(source).name}
+    from alphabar.convert import lucidrains, openai
+
+    if lucidrains.recognised(content):
+        if flags:
+            raise ConfigError("flags are of guided-diffusion; this file is of denoising-diffusion-pytorch")
+        return lucidrains.to_checkpoint(content, told or Told(), training)
+    if openai.recognised(content):
+        return _of_openai(content, told or Told(), flags, training)
+    names = ", ".join(sorted(map(str, content))[:4])
+    raise CheckpointError(
+        f"{source} holds {names}, …: neither a U-Net of guided-diffusion (input_blocks.0.0.weight, …) nor a file "
+        "of denoising-diffusion-pytorch (model, ema, step)"
+    )
+
+
+def _of_openai(content: dict[str, Any], told: Told, flags: str, training: dict[str, Any]) -> Checkpoint:
+    from alphabar.convert import flags as command_line
+    from alphabar.convert import openai
+
+    if not flags:
+        return openai.to_checkpoint(content, told, {**training, "told": asdict(told)})
+    told, said = command_line.read(flags)
+    loaded = openai.to_checkpoint(content, told, {**training, "flags": flags})
+    command_line.check(said, openai.Layout(content))
+    return loaded
+
+
+def convert(source: str | Path, out: str | Path, told: Told | None = None, *, flags: str = "") -> Path:
+    """Write the weights of another code as a checkpoint folder; arguments and errors as in :func:`read`.
+
+    Args:
+        source: the file.
+        out: the folder to write.
+        told: what the weights do not say.
+        flags: or the flags of the training.
+    """
+    return checkpoint.save(out, read(source, told, flags=flags))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert(Told):
+    """Write weights of guided-diffusion, improved-diffusion or denoising-diffusion-pytorch for diffusers."""
+
+    source: Positional[Path]
+    """The .pt file."""
+    out: Positional[Path]
+    """The folder to write."""
+    flags: str = ""
+    """In place of the other options: the flags of the training with guided-diffusion, in quotes."""
+
+    def __call__(self) -> None:
+        """Convert, and say what the folder holds."""
+        told = Told(**{each.name: getattr(self, each.name) for each in fields(Told)})
+        loaded = read(self.source, told, flags=self.flags)
+        checkpoint.save(self.out, loaded)
+        print(f"{type(loaded.network).__name__}, {loaded.schedule!r}, predicts {loaded.prediction}")
+        print(f"wrote {self.out}")

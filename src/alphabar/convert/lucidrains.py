@@ -1,0 +1,208 @@
+r"""``model-N.pt`` of denoising-diffusion-pytorch, as a network that computes the same.
+
+    ema      ema_model.model.downs.0.0.block1.proj.weight …    the average that samples are drawn from
+    model    model.downs.0.0.block1.proj.weight …              the same, not averaged
+    model    betas, loss_weight                                the schedule, and what is predicted
+
+``UNet2DModel`` cannot express this network: its attention is linear and has memory, it normalises after its
+convolutions, and it has two skips a block. :class:`alphabar.convert.networks.LucidUNet` is that network. Two
+parts become ordinary convolutions: weight standardisation (before 1.7) is applied to the weights, and the
+"unshuffle" of 2×2 places with a 1×1 convolution is a 2×2 convolution of stride 2.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alphabar.checkpoint import Checkpoint
+from alphabar.convert.networks import LucidUNet
+from alphabar.convert.told import Told, Weights, agree, fill
+from alphabar.errors import CheckpointError, ConfigError
+from alphabar.schedule import NoiseSchedule
+
+__all__ = ["recognised", "to_checkpoint"]
+
+FAMILIES: dict[str, Callable[[int], NoiseSchedule]] = {
+    "linear": partial(NoiseSchedule.linear, rescale_to_steps=True),
+    "cosine": NoiseSchedule.cosine,
+}
+"""Its schedules that have a closed form here; its sigmoid schedule is kept as a list of β."""
+
+LOSS_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "epsilon": torch.ones_like,
+    "sample": lambda snr: snr,
+    "v_prediction": lambda snr: snr / (1 + snr),
+}
+"""Its weight of the loss where SNR ≤ 1, which min-SNR weighting leaves alone, by what is predicted."""
+
+RENAMES = (
+    (r"\.fn\.norm\.", ".norm."),
+    (r"\.fn\.fn\.", "."),
+    (r"^(downs\.\d+\.3)\.1\.", r"\1."),
+)
+"""Old names of attention, and the convolution behind the unshuffle."""
+
+PLAIN = r"(block1|block2)\.proj\.weight$"
+AVERAGE, MODEL = "ema_model.model.", "model."
+
+
+def recognised(content: Mapping[str, Any]) -> bool:
+    """Tell whether this is a file of that trainer."""
+    return isinstance(content.get("model"), Mapping) and "model.init_conv.weight" in content["model"]
+
+
+def to_checkpoint(content: Mapping[str, Any], told: Told, training: dict[str, Any]) -> Checkpoint:
+    """Return the averaged network with what the file and the person say about it.
+
+    Args:
+        content: of a ``model-N.pt``: ``model``, ``ema``, ``step``, ``version``.
+        told: ``image_size`` is needed, and ``prediction`` where there is no ``loss_weight``; the schedule is in the file.
+        training: what else is known about the training.
+
+    Raises:
+        CheckpointError: a network that is conditioned on more than x_t and t, or of a release whose arithmetic
+            its weights do not tell.
+        ConfigError: something is not told, or contradicts the file.
+    """
+    told.need("image_size")
+    weights, which = _weights(content)
+    schedule = _schedule(content["model"]["betas"].double(), told)
+    prediction = _prediction(content["model"], told)
+    network = fill(_network(weights, told, _is_early(content)), _unfolded(content, weights))
+    facts = {"step": content.get("step"), "version": content.get("version"), "weights": which}
+    size = told.image_size or 0
+    shape = (weights["init_conv.weight"].shape[1], size, size)
+    return Checkpoint(network, schedule, prediction, shape, (), {**training, **facts})
+
+
+def _weights(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
+    """Return the network's weights, averaged where the file has them, with the newer names."""
+    average = content.get("ema") or {}
+    which, found, prefix = (
+        ("average", average, AVERAGE) if any(name.startswith(AVERAGE) for name in average)
+        else ("last", content["model"], MODEL)
+    )  # fmt: skip
+    return {_name(name[len(prefix) :]): weight for name, weight in found.items() if name.startswith(prefix)}, which
+
+
+def _name(old: str) -> str:
+    for pattern, new in RENAMES:
+        old = re.sub(pattern, new, old)
+    return old
+
+
+def _is_early(content: Mapping[str, Any]) -> bool:
+    """Tell whether the file is of 1.0 to 1.6, from its version where its names leave it open.
+
+    Raises:
+        CheckpointError: 1.7, which changed its arithmetic three times under the same names, or before 1.0.
+    """
+    if not any(".2.fn." in name for name in content["model"]):
+        return False
+    version = str(content.get("version"))
+    if not re.match(r"1\.[0-6]\.", version):
+        raise CheckpointError(
+            f"this file is of denoising-diffusion-pytorch {version}: 1.0 to 1.6 and 1.8 to 2.3 can be converted. "
+            "Others compute different things with weights of the same names"
+        )
+    return True
+
+
+def _unfolded(content: Mapping[str, Any], weights: Weights) -> dict[str, Tensor]:
+    """Return weights for plain convolutions."""
+    early = _is_early(content)
+    plain = dict(weights)
+    for name, weight in weights.items():
+        if early and re.search(PLAIN, name):
+            variance, mean = torch.var_mean(weight, dim=(1, 2, 3), correction=0, keepdim=True)
+            plain[name] = (weight - mean) * (variance + 1e-5).rsqrt()
+        elif re.match(r"downs\.\d+\.3\.weight", name) and weight.shape[-1] == 1:
+            plain[name] = weight.reshape(len(weight), -1, 2, 2)
+    return plain
+
+
+def _network(weights: Weights, told: Told, early: bool) -> nn.Module:
+    _check_conditions(weights)
+    levels = len({name.split(".")[1] for name in weights if name.startswith("downs.")})
+    attentions = [*(f"downs.{level}.2" for level in range(levels)), "mid_attn"]
+    memory = weights.get("mid_attn.mem_kv")
+    heads = tuple(_heads(weights, name, told, early) for name in attentions)
+    inner = [len(weights[f"{name}.to_qkv.weight"]) // 3 for name in attentions]
+    network: nn.Module = LucidUNet(
+        sample_size=told.image_size,
+        in_channels=weights["init_conv.weight"].shape[1],
+        out_channels=len(weights["final_conv.weight"]),
+        time_channels=weights["time_mlp.1.weight"].shape[1],
+        widths=(
+            len(weights["init_conv.weight"]),
+            *(len(weights[f"downs.{level}.3.weight"]) for level in range(levels)),
+        ),
+        full=tuple(f"{name}.to_out.weight" in weights for name in attentions[:-1]),
+        heads=heads,
+        head_channels=tuple(channels // count for channels, count in zip(inner, heads, strict=True)),
+        memory=0 if memory is None else memory.shape[2],
+        groups=told.norm_groups if "mid_block1.block1.norm.weight" in weights else 0,
+        early=early,
+    )
+    return network
+
+
+def _heads(weights: Weights, attention: str, told: Told, early: bool) -> int:
+    """Return the number of heads: seen in the memory since 1.9, always 4 before 1.7."""
+    memory = weights.get(f"{attention}.mem_kv")
+    if memory is not None:
+        agree("num_heads", told.num_heads, memory.shape[1])
+        return memory.shape[1]
+    if early:
+        agree("num_heads", told.num_heads, 4)
+        return 4
+    told.need("num_heads")
+    return told.num_heads or 0
+
+
+def _check_conditions(weights: Weights) -> None:
+    channels, out = weights["init_conv.weight"].shape[1], len(weights["final_conv.weight"])
+    if weights["init_conv.weight"].ndim != 4:
+        raise CheckpointError("this network is not for images: only two-dimensional ones can be converted")
+    if "time_mlp.0.weights" in weights:
+        raise CheckpointError("this network embeds t by random or learned frequencies, for continuous time")
+    if out not in (channels, 2 * channels):
+        raise CheckpointError(
+            f"this network takes {channels} channels and returns {out}: one with self_condition needs its last "
+            "x̂_0 besides x_t, which no sampler here gives it"
+        )
+
+
+def _schedule(betas: Tensor, told: Told) -> NoiseSchedule:
+    """Return the schedule of the β in the file, which are float32: as a family where they are one."""
+    steps = len(betas)
+    agree("diffusion_steps", told.diffusion_steps, steps)
+    for name, family in FAMILIES.items():
+        schedule = family(steps)
+        if torch.allclose(schedule.beta, betas, rtol=1e-6, atol=1e-9):
+            agree("schedule", told.schedule, name)
+            return schedule
+    agree("schedule", told.schedule, "sigmoid")
+    return NoiseSchedule.from_beta(betas)
+
+
+def _prediction(buffers: Weights, told: Told) -> str:
+    """Return what is predicted, as the weights of the loss show it, or as told."""
+    if "loss_weight" not in buffers:
+        told.need("prediction")
+        return told.predicted()
+    alpha_bar = buffers["alphas_cumprod"].double()
+    snr = alpha_bar / (1 - alpha_bar)
+    for name, weight_of in LOSS_WEIGHTS.items():
+        if torch.allclose(buffers["loss_weight"].double()[snr <= 1], weight_of(snr)[snr <= 1], rtol=1e-3):
+            agree("prediction", told.prediction, name)
+            return name
+    if told.prediction is None:
+        raise ConfigError("the weights of the loss in this file are of no kind that is known: give --prediction")
+    return told.predicted()

@@ -1,0 +1,83 @@
+"""Euler's method, with and without noise, and Heun's (Karras et al. 2022, arXiv 2206.00364).
+
+    d(x/√ᾱ)/dρ = ε̂,     ρ = √(1−ᾱ)/√ᾱ        (equation 1; their σ is ρ)
+
+In x itself Euler's step is DDIM's with η = 0, and the ancestral one DDIM's with η = 1, to the last digit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from alphabar.levels import Level
+from alphabar.plan import Plan, Row
+from alphabar.quadrature import moments
+from alphabar.samplers.ddim import DDIM
+from alphabar.schedule import NoiseSchedule
+from alphabar.steps import apply, landed, step
+from alphabar.timesteps import Spacing, stops
+
+__all__ = ["Euler", "EulerAncestral", "Heun"]
+
+
+@dataclass(frozen=True)
+class Euler:
+    """x_s/√ᾱ_s = x_t/√ᾱ_t + (ρ_s − ρ_t) · ε̂.
+
+    Args:
+        steps: evaluations of the network, 1 … T; None for all T, or for as many as ``spacing`` lists.
+        spacing: a name in ``SPACINGS``, a function that spaces, or the list of t.
+    """
+
+    steps: int | None = None
+    spacing: Spacing = "trailing"
+
+    def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
+        """Return one row a step: algorithm 1 of Karras et al., lines 4, 5; errors as in :class:`Sampler`."""
+        return DDIM(self.steps, 0.0, self.spacing).plan(schedule, t_start)
+
+
+@dataclass(frozen=True)
+class EulerAncestral:
+    """Euler's step down to ρ_s²/ρ_t, and noise up to ρ_s; arguments as in :class:`Euler`."""
+
+    steps: int | None = None
+    spacing: Spacing = "trailing"
+
+    def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
+        """Return one row a step: equation 47 of Song et al. 2021, arXiv 2011.13456, for ρ."""
+        return DDIM(self.steps, 1.0, self.spacing).plan(schedule, t_start)
+
+
+@dataclass(frozen=True)
+class Heun:
+    """Euler's step, a second evaluation where it lands, and the step again with the mean of both ε̂.
+
+    Args:
+        steps: two evaluations each but one for the last, so 2n − 1 in all; else as in :class:`Euler`.
+        spacing: as in :class:`Euler`.
+    """
+
+    steps: int | None = None
+    spacing: Spacing = "karras"
+
+    def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
+        """Return two rows a step: algorithm 1 of Karras et al., lines 4 to 8."""
+        return Plan(tuple(_heun_rows(stops(schedule, self.steps, self.spacing, t_start))))
+
+
+def _heun_rows(levels: Sequence[Level]) -> Iterator[Row]:
+    for t, s in pairwise(levels):
+        euler = step(t, s, {0: t}, moments)
+        yield Row.of(t, s, euler)
+        if math.isfinite(s.half_log_snr - t.half_log_snr):
+            both = step(t, s, {0: s, 1: t}, trapezoid, base=1)
+            yield Row.of(s, s, apply(both, landed(euler)))
+
+
+def trapezoid(z: float, count: int) -> list[float]:
+    """μ_1 = ½(ρ_t/ρ_s − 1) = ½(e^h − 1): the mean of ε̂ at both ends, written with x̂_0."""
+    return [math.expm1(-z) / 2] * count
