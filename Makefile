@@ -27,7 +27,7 @@ format: .venv/installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: pyproject.toml constraints.txt build_native.py src/alphabar/ops/native.cpp
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("alphabar needs Python 3.10 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'

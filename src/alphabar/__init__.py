@@ -3,7 +3,7 @@
     schedule  → what ᾱ_t is            NoiseSchedule
     noising   → x_t from x_0           add_noise, add_noise_step, add_noise_between, posterior, velocity
     denoising → x̂_0 from x_t           Denoiser, Clipped, prediction
-    sampling  → from noise to images   DDPM, DDIM, sample, iter_sample
+    sampling  → from noise to images   sample, iter_sample, and a sampler: DDPM, DDIM, DPMSolver, …
 
 The parts that need more than torch are imported by name: ``alphabar.data``, ``alphabar.train``,
 ``alphabar.evaluate``, ``alphabar.plots``, ``alphabar.checkpoint``.
@@ -23,34 +23,57 @@ from alphabar.forward import (
     velocity,
 )
 from alphabar.guidance import Clipped
-from alphabar.samplers import DDIM, DDPM, Plan, Row, State, iter_sample, sample
+from alphabar.plan import Plan, Row
+from alphabar.samplers import (
+    DDIM,
+    DDPM,
+    DEIS,
+    LMS,
+    PNDM,
+    DPMSolver,
+    Euler,
+    EulerAncestral,
+    Heun,
+    State,
+    UniPC,
+    iter_sample,
+    sample,
+)
 from alphabar.schedule import NoiseSchedule, ScheduleWarning
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "DDIM",
-    "DDPM",
-    "AlphabarError",
-    "Clipped",
-    "Denoiser",
-    "Estimate",
-    "Gaussian",
-    "GaussianMixture",
     "NoiseSchedule",
-    "Plan",
-    "Row",
     "ScheduleWarning",
-    "State",
     "add_noise",
-    "add_noise_between",
     "add_noise_step",
-    "iter_sample",
+    "add_noise_between",
+    "posterior",
+    "Gaussian",
+    "velocity",
+    "trajectory",
+    "prediction",
     "noise",
     "ops",
-    "posterior",
-    "prediction",
+    "Denoiser",
+    "Estimate",
+    "Clipped",
+    "DDPM",
+    "DDIM",
+    "Euler",
+    "EulerAncestral",
+    "Heun",
+    "DPMSolver",
+    "UniPC",
+    "DEIS",
+    "LMS",
+    "PNDM",
+    "Plan",
+    "Row",
     "sample",
-    "trajectory",
-    "velocity",
+    "iter_sample",
+    "State",
+    "GaussianMixture",
+    "AlphabarError",
 ]

@@ -106,28 +106,24 @@ def checked_alpha_bar(alpha_bar: Tensor | Sequence[float]) -> Tensor:
     if wrong.any():
         t = int(wrong.nonzero()[0])
         raise ScheduleError(
-            f"alpha_bar[{t}] is {values[t]:g} after {previous[t]:g}: ᾱ must start below 1, fall at every step, "
-            "and reach 0 at the last step if at all"
+            f"alpha_bar[{t}] is {values[t]:g} after {previous[t]:g}: ᾱ starts below 1, falls at every step, "
+            "and reaches 0 at the last one if at all"
         )
     return values
 
 
-def checked_t(t: int | Tensor, lowest: int, steps: int) -> Tensor:
-    """Return t as a tensor of int64.
+def checked_t(t: int | Tensor, lowest: int, steps: int) -> int | Tensor:
+    """Return t, a tensor of integers as int64.
 
     Raises:
         TimestepError: t is no integer or outside lowest … steps−1.
     """
     if isinstance(t, bool) or not isinstance(t, int | Tensor):
         raise TimestepError(f"t is {t!r}: pass an integer or a tensor of integers")
-    index = torch.as_tensor(t)
-    if index.dtype == torch.bool or index.is_floating_point() or index.is_complex():
-        raise TimestepError(f"t has dtype {index.dtype}: pass integers, for instance t.long()")
-    if index.numel():
-        least, most = int(index.min()), int(index.max())
-        if least < lowest or most >= steps:
-            wrong = least if least < lowest else most
-            raise TimestepError(
-                f"t = {wrong} is outside {lowest} … {steps - 1} (t counts from 0, T = {steps})"
-            )
-    return index.long()
+    if isinstance(t, Tensor) and (t.dtype == torch.bool or t.is_floating_point() or t.is_complex()):
+        raise TimestepError(f"t has dtype {t.dtype}: pass integers, for instance t.long()")
+    least, most = (t, t) if isinstance(t, int) else map(int, t.aminmax()) if t.numel() else (lowest, lowest)
+    if least < lowest or most >= steps:
+        wrong = least if least < lowest else most
+        raise TimestepError(f"t = {wrong} is outside {lowest} … {steps - 1} (t counts from 0, T = {steps})")
+    return t if isinstance(t, int) else t.long()

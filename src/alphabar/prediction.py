@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from alphabar.checks import check_alike, check_float
+from alphabar.checks import check_alike, check_float, checked_t
 from alphabar.errors import NoAnswerError, ShapeError, look_up
 from alphabar.levels import log_alpha_bar_between
-from alphabar.ops import lincomb
+from alphabar.ops import lincomb, work_dtype
 from alphabar.schedule import NoiseSchedule, noise_power
 
 __all__ = ["PREDICTIONS", "Prediction", "target", "to_eps", "to_x_0"]
 
 Pair = tuple[float | Tensor, float | Tensor]
-Reading = Callable[[Tensor, Tensor], Pair]
+Reading = Callable[[float | Tensor, float | Tensor], Pair]
 
 
 class Prediction(NamedTuple):
@@ -108,27 +109,45 @@ def to_eps(
     return lincomb(_coefficients(schedule, read, t, x_t), (x_t, output))
 
 
-def scales(schedule: NoiseSchedule, t: int | Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
-    """Return √ᾱ_t and √(1−ᾱ_t) in float64, shaped so that they broadcast over the data.
+def scales(schedule: NoiseSchedule, t: int | Tensor, data: Tensor) -> Pair:
+    """Return √ᾱ_t and √(1−ᾱ_t): numbers, or float64 tensors that broadcast over the data.
 
     Raises:
         ShapeError: the shape of t does not broadcast against the leading dimensions of the data.
     """
-    return _scales(spread(schedule.log_alpha_bar_at(t), data))
+    where = checked_t(t, 0, len(schedule))
+    if isinstance(where, int) or (where.ndim < 2 and where.numel() == 1):
+        return _scale_numbers(schedule)[int(where)]
+    signal, noise = _scale_table(schedule, where.device)[:, spread(where, data)].unbind()
+    return signal, noise
+
+
+@lru_cache(maxsize=32)
+def _scale_numbers(schedule: NoiseSchedule) -> list[tuple[float, float]]:
+    """Both scales at every t, as plain numbers."""
+    return list(zip(schedule.signal_scale.tolist(), schedule.noise_scale.tolist(), strict=True))
+
+
+@lru_cache(maxsize=32)
+def _scale_table(schedule: NoiseSchedule, device: torch.device) -> Tensor:
+    """Both scales at every t, (2, T) float64, held on the device."""
+    return torch.stack([schedule.signal_scale, schedule.noise_scale]).to(device, work_dtype(device))
 
 
 def _coefficients(schedule: NoiseSchedule, read: Reading, t: float | Tensor, data: Tensor) -> Pair:
     if isinstance(t, Tensor):
         return read(*_scales(spread(log_alpha_bar_between(schedule, t), data)))
-    numbers: Pair = _numbers(schedule, read, t)
-    return numbers
+    return _numbers(schedule, read, t)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _numbers(schedule: NoiseSchedule, read: Reading, t: float) -> Pair:
     """Return the coefficients at one t as plain numbers: no step of a chain then waits for its device."""
     of_x_t, of_output = read(*_scales(log_alpha_bar_between(schedule, t)))
     return float(of_x_t), float(of_output)
+
+
+# All that torch.compiler.assume_constant_result does, which itself would load sympy and numpy: a second.
+_numbers._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _is_finite(number: float | Tensor) -> bool:

@@ -95,8 +95,7 @@ class NoiseSchedule:
                 (as the improved-DDPM code does).
 
         Raises:
-            ScheduleError: ends outside (0, 1).
-            ConfigError: steps < 1.
+            ScheduleError, ConfigError: ends outside (0, 1); steps < 1.
 
         Warns:
             ScheduleWarning: the last ᾱ leaves more than 1 % of the signal's power.
@@ -261,7 +260,7 @@ class NoiseSchedule:
     def log_alpha_bar_at(self, t: int | Tensor, *, lowest: int = 0) -> Tensor:
         """Return log ᾱ at t, float64, in the shape and on the device of t; 0 at t = −1, the clean data.
 
-        A tensor on an accelerator is checked there, which waits for it; on the CPU the check costs nothing.
+        To check a tensor on an accelerator is to wait for it; on the CPU the check costs nothing.
 
         Args:
             t: an integer or a tensor of integers of any shape.
@@ -270,8 +269,12 @@ class NoiseSchedule:
         Raises:
             TimestepError: a t that is no integer or lies outside lowest … T−1.
         """
-        index = checked_t(t, lowest, len(self))
+        index = torch.as_tensor(checked_t(t, lowest, len(self)))
         return self._log_alpha_bar_from_clean.to(index.device)[index + 1].clone()
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(self._beta.tolist()))
 
     @cached_property
     def _log_alpha_bar_from_clean(self) -> Tensor:
@@ -280,9 +283,8 @@ class NoiseSchedule:
     def zero_terminal_snr(self) -> NoiseSchedule:
         """Shift and scale √ᾱ so that it ends at 0 and begins as before.
 
-        Lin et al. 2023, arXiv 2305.08891, algorithm 1.
-
-        ε-prediction then has no answer at t = T−1: train such a schedule with v-prediction.
+        Lin et al. 2023, arXiv 2305.08891, algorithm 1. ε-prediction then has no answer at t = T−1: train
+        such a schedule with v-prediction.
 
         Raises:
             ScheduleError: a schedule of a single step, which cannot both keep its start and end at 0.
@@ -318,7 +320,7 @@ class NoiseSchedule:
         return torch.equal(self._beta, other._beta) if isinstance(other, NoiseSchedule) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(tuple(self._beta.tolist()))
+        return self._hash
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a NoiseSchedule is immutable: build another one instead of setting {name!r}")

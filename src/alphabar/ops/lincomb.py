@@ -2,8 +2,9 @@
 
 Products of float32 data and rounded coefficients cancel: where two large terms nearly meet, float32
 arithmetic leaves an error of many units in the last place of the small result. In float64 the only
-rounding that remains is the last one. The tensors are taken in blocks of rows that stay in the cache, so
-the wide intermediates never travel to memory.
+rounding that remains is the last one. On the CPU a kernel does this in one pass, where it was built; in plain
+torch the tensors are taken in blocks of rows that stay in the cache, so the wide intermediates never
+travel to memory.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+
+from alphabar.ops import native
 
 __all__ = ["lincomb", "work_dtype"]
 
@@ -45,6 +48,8 @@ def lincomb(
     if out is None and torch.is_grad_enabled() and any(_needs_grad(term) for term in terms):
         return _sum(terms, like).to(dtype or like.dtype)
     result = torch.empty_like(like, dtype=dtype or like.dtype) if out is None else out
+    if terms and native.lincomb([c for c, _ in terms], [x for _, x in terms], result):
+        return result
     for rows in _blocks(like):
         result[rows] = _sum([(_rows(c, rows), x[rows]) for c, x in terms], like[rows])
     return result

@@ -15,6 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from alphabar.ops import native
+
 __all__ = ["normal", "philox4x32", "uniform"]
 
 ROUNDS = 10
@@ -49,6 +51,10 @@ def normal(
     samples: int, size: int, *, seed: int, stream: int, first: int = 0, device: torch.device | None = None
 ) -> Tensor:
     """Return (samples, size) float32 standard normals; row i belongs to sample ``first + i``."""
+    if device is None or device.type == "cpu":
+        made = native.normal(samples, size, seed=seed, stream=stream, first=first)
+        if made is not None:
+            return made
     return _addressed(_box_muller, samples, size, seed, stream, first, device)
 
 
