@@ -106,8 +106,8 @@ def checked_alpha_bar(alpha_bar: Tensor | Sequence[float]) -> Tensor:
     if wrong.any():
         t = int(wrong.nonzero()[0])
         raise ScheduleError(
-            f"alpha_bar[{t}] is {values[t]:g} after {previous[t]:g}: ᾱ starts below 1, falls at every step, "
-            "and reaches 0 at the last one if at all"
+            f"alpha_bar[{t}] is {values[t]:g} after {previous[t]:g}: ᾱ must start below 1, always fall, and "
+            "reach 0 at the last step if at all"
         )
     return values
 

@@ -62,7 +62,7 @@ class NoiseSchedule:
     def __init__(
         self, beta: Tensor | Sequence[float], *, name: str = "", config: Mapping[str, Any] | None = None
     ) -> None:
-        """Check and keep β. The families below are the usual way here.
+        """Check and keep β; the families below are the usual way here.
 
         Args:
             beta: (T,) numbers in (0, 1); the last one may be 1 (zero terminal SNR).
@@ -182,8 +182,7 @@ class NoiseSchedule:
 
         Raises:
             UnknownNameError: a ``beta_schedule`` that is not known.
-            ScheduleError: β outside (0, 1).
-            ConfigError: ``num_train_timesteps`` < 1.
+            ScheduleError, ConfigError: β outside (0, 1); ``num_train_timesteps`` < 1.
         """
         known = {**CONFIG_DEFAULTS, **{key: config[key] for key in CONFIG_DEFAULTS if key in config}}
         if known["trained_betas"] is not None:
@@ -283,8 +282,7 @@ class NoiseSchedule:
     def zero_terminal_snr(self) -> NoiseSchedule:
         """Shift and scale √ᾱ so that it ends at 0 and begins as before.
 
-        Lin et al. 2023, arXiv 2305.08891, algorithm 1. ε-prediction then has no answer at t = T−1: train
-        such a schedule with v-prediction.
+        Lin et al. 2023, arXiv 2305.08891, algorithm 1. ε-prediction has no answer at t = T−1 then.
 
         Raises:
             ScheduleError: a schedule of a single step, which cannot both keep its start and end at 0.
@@ -292,6 +290,8 @@ class NoiseSchedule:
         if len(self) == 1:
             raise ScheduleError("zero terminal SNR needs at least 2 steps: this schedule has 1")
         first, last = self.signal_scale[0], self.signal_scale[-1]
+        if last == 0:
+            return self
         moved = (self.signal_scale - last) * (first / (first - last))
         beta = NoiseSchedule.from_alpha_bar(moved.square())._beta
         config = {**self.to_config(), "rescale_betas_zero_snr": True}

@@ -46,7 +46,9 @@ def leading(schedule: NoiseSchedule, steps: int) -> list[int]:
 
 def trailing(schedule: NoiseSchedule, steps: int) -> list[int]:
     """T−1 and down in steps of T/n, rounded."""
-    return [round(len(schedule) - i * (len(schedule) / steps)) - 1 for i in range(steps)]
+    total = len(schedule)
+    stride = (total - total / steps) - total  # with numpy's own rounding: halves then fall as in diffusers
+    return [round(total + i * stride) - 1 for i in range(steps)]
 
 
 def linspace(schedule: NoiseSchedule, steps: int) -> list[int]:

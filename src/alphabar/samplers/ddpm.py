@@ -15,7 +15,7 @@ Equations 6 and 7 there, with any s < t in place of t−1. The variance σ² is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -33,13 +33,19 @@ from alphabar.timesteps import Spacing, stops
 __all__ = ["DDPM", "VARIANCES"]
 
 Variance = Callable[[float, float], dict[str, Any]]
+SMALLEST = 1e-20  # the variance that stands for none where its logarithm is wanted
+
+
+def _log(variance: float) -> float:
+    return math.log(max(variance, SMALLEST))
+
 
 VARIANCES: dict[str, Variance] = {
     "fixed_small": lambda small, large: {"noise": small**0.5},
-    "fixed_small_log": lambda small, large: {"noise": math.exp(math.log(small) / 2)},
+    "fixed_small_log": lambda small, large: {"noise": math.exp(_log(small) / 2)},
     "fixed_large": lambda small, large: {"noise": large**0.5},
-    "fixed_large_log": lambda small, large: {"noise": math.exp(math.log(large) / 2)},
-    "learned_range": lambda small, large: {"log_variance": (math.log(small), math.log(large))},
+    "fixed_large_log": lambda small, large: {"noise": math.exp(_log(large) / 2)},
+    "learned_range": lambda small, large: {"log_variance": (_log(small), _log(large))},
     "learned": lambda small, large: {"log_variance": (-1.0, 1.0)},
 }
 """What a row holds, by the smallest and the largest variance. No row adds noise to clean data."""
@@ -70,14 +76,15 @@ class DDPM:
 
     def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
         """Return one row a step: equations 6 and 7 of Ho et al. 2020; errors as in :class:`Sampler`."""
-        levels = stops(schedule, self.steps, self.spacing, t_start)
+        return Plan(tuple(self.rows(stops(schedule, self.steps, self.spacing, t_start))))
+
+    def rows(self, levels: Sequence[Level]) -> Iterator[Row]:
+        """Return the table on given levels, each noisier than the next: what :meth:`plan` is made of."""
         logs = torch.tensor([level.log_alpha_bar for level in levels], dtype=torch.float64)
         of_x_t, of_x_0, small = posterior_coefficients(logs[1:], logs[:-1])
         large = noise_power(-logs.diff())
         table = zip(pairwise(levels), *map(Tensor.tolist, (of_x_t, of_x_0, small, large)), strict=True)
-        return Plan(
-            tuple(Row(t.t, s.t, a, (b,), **self._noise(s, low, high)) for (t, s), a, b, low, high in table)
-        )
+        return (Row(t.t, s.t, a, (b,), **self._noise(s, low, high)) for (t, s), a, b, low, high in table)
 
     def _noise(self, s: Level, small: float, large: float) -> dict[str, Any]:
         return VARIANCES[self.variance](small, large) if s.noise else {}
