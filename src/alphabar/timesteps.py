@@ -19,7 +19,7 @@ T−1 first and space the others over the finite part. A spacing of your own is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
 from numbers import Real
@@ -150,10 +150,15 @@ def entered_at(timesteps: tuple[float, ...], t_start: float | None) -> tuple[flo
     """
     if t_start is None:
         return timesteps
+    if not _is_number(t_start):
+        raise TimestepError(f"t_start is {t_start!r}: give one t, a number of the schedule")
     return (t_start, *(t for t in timesteps if t < t_start))
 
 
 def _given(schedule: NoiseSchedule, steps: int | None, timesteps: Sequence[float]) -> tuple[float, ...]:
+    if not isinstance(timesteps, Iterable):
+        known = ", ".join(map(repr, SPACINGS))
+        raise TimestepError(f"spacing is {timesteps!r}: give one of {known}, a function, or a list of t")
     timesteps = tuple(timesteps)
     if steps not in (None, len(timesteps)):
         raise ConfigError(

@@ -83,9 +83,9 @@ def iter_sample(
     check_count(**{f"shape[{i}]": n for i, n in enumerate(shape)})
     if t_start is not None and x_t is None:
         raise ConfigError(f"t_start is {t_start}, but no x_t is given: give the noisy data to start from")
-    if t_start is not None:
-        denoiser.schedule.log_alpha_bar_at(t_start)
-    where = torch.get_default_device() if x_t is None else x_t.device
+    if not hasattr(sampler, "plan"):
+        raise DtypeError(f"sampler is {sampler!r}: pass a sampler, such as DDIM(steps=50)")
+    where = x_t.device if isinstance(x_t, Tensor) else torch.get_default_device()
     where = where if device is None else torch.device(device)
     plan = sampler.plan(denoiser.schedule, t_start)
     draw = _noise_source(shape, seed, generator, first, dtype, where)
