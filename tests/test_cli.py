@@ -6,7 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
+from alphabar import NoiseSchedule, commands
 from alphabar.cli import COMMANDS, main
+from alphabar.commands import SAMPLERS
+from alphabar.exact import SOLVERS, ranking
 
 TRAIN = ["--steps", "2", "--batch-size", "4", "--channels", "8", "--precision", "float32"]
 
@@ -52,6 +55,92 @@ def test_training_then_sampling_from_the_folder(tmp_path, capsys):
     assert pictures[0] == pictures[1]  # the batch does not matter
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A network of ten classes of 8×8 digits, hardly trained."""
+    out = tmp_path_factory.mktemp("run") / "run"
+    assert main(["train", "--class-conditional", *TRAIN, "--out", str(out)]) == 0
+    return out
+
+
+def digit(path, value):
+    Image.new("L", (16, 16), value).save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_samples_by_its_name_with_no_more_evaluations_than_asked(sampler, run, tmp_path):
+    out = tmp_path / "samples"
+    arguments = ["sample", str(run), "--num", "2", "--steps", "4", "--sampler", sampler, "--out", str(out)]
+    assert main(arguments) == 0
+    assert len(list(out.iterdir())) == 3
+    made = SAMPLERS[sampler](4, spacing="karras")
+    assert made.spacing == "karras"
+    assert len(made.plan(NoiseSchedule.cosine())) <= 4
+
+
+def test_guidance_of_1_changes_nothing_and_more_changes_the_pictures(run, tmp_path):
+    def pictures(*more):
+        out = tmp_path / "".join(more)
+        assert main(["sample", str(run), "--num", "2", "--steps", "3", *more, "--out", str(out)]) == 0
+        return (out / "grid.png").read_bytes()
+
+    plain = pictures("--label", "3")
+    assert pictures("--label", "3", "--guidance", "1") == plain
+    # After two steps of training a label hardly counts: it takes a lot of guidance to see.
+    assert pictures("--label", "3", "--guidance", "300") != plain
+
+
+def test_editing_writes_the_pictures_side_by_side(run, tmp_path, capsys):
+    black, white = digit(tmp_path / "black.png", 0), digit(tmp_path / "white.png", 255)
+    commands = {
+        "edit": [black, "--t", "300", "--num", "2", "--label", "3", "--guidance", "2"],
+        "inpaint": [black, white, "--num", "2", "--resamples", "2"],
+        "interpolate": [black, white, "--num", "3"],
+    }
+    for command, arguments in commands.items():
+        out = tmp_path / f"{command}.png"
+        assert main([command, str(run), *arguments, "--steps", "3", "--out", str(out)]) == 0
+        assert capsys.readouterr().out == f"wrote {out}\n"
+        with Image.open(out) as picture:
+            assert picture.width > picture.height > 50
+
+
+def test_what_is_white_in_the_mask_stays(run, tmp_path, monkeypatch):
+    shown = {}
+
+    def strip(images, captions, path):
+        shown.update(zip(captions, images, strict=True))
+
+    monkeypatch.setattr(commands.plots, "strip", strip)
+    mask = Image.new("L", (8, 8), 0)
+    mask.paste(255, (0, 0, 4, 8))
+    mask.save(tmp_path / "mask.png")
+    grey = digit(tmp_path / "grey.png", 153)
+    arguments = ["inpaint", str(run), grey, str(tmp_path / "mask.png"), "--num", "1", "--steps", "3"]
+    assert main(arguments) == 0
+    given, kept, made = shown["given"], shown["kept"], shown["#0"]
+    assert given.unique().item() == pytest.approx(0.2)
+    assert torch.equal(kept[..., :4], given[..., :4])
+    assert torch.equal(made[..., :4], given[..., :4])
+    assert not kept[..., 4:].any()
+    assert (made[..., 4:] != given[..., 4:]).any()
+
+
+def test_samplers_prints_a_table_that_agrees_with_the_ranking(tmp_path, capsys):
+    out = tmp_path / "samplers.png"
+    assert main(["samplers", "--schedule", "cosine", "--evals", "12,5", "--out", str(out)]) == 0
+    head, *lines, last = capsys.readouterr().out.splitlines()
+    assert head.split() == ["error", "at", "evaluations", "5", "12"]
+    assert last == f"wrote {out}"
+    best = ranking(NoiseSchedule.cosine(), 12)[0]
+    assert lines[0].startswith(best.solver)
+    assert lines[0].endswith(f"{best.error:.5f} {best.spacing}")
+    errors = [float(line.split()[-2]) for line in lines]
+    assert errors == sorted(errors)
+    assert {line[:22].strip() for line in lines} == set(SOLVERS)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_names_every_argument(command, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -65,8 +154,8 @@ def test_help_names_every_argument(command, capsys):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "{noise, schedule, train, sample, demo}"),
-        (["paint"], "noise, schedule, train, sample, demo"),
+        ([], "{noise, schedule, samplers, train, sample, edit, inpaint, interpolate, demo}"),
+        (["paint"], "noise, schedule, samplers, train, sample, edit, inpaint, interpolate, demo"),
         (["train", "--stepz", "3"], "--steps"),
         (["train", "--steps", "many"], "--steps"),
         (["train", "--steps", "-3"], "steps is -3"),
@@ -81,6 +170,15 @@ def test_help_names_every_argument(command, capsys):
         (["schedule", "--diffusion-steps", "0"], "steps is 0"),
         (["sample", "nowhere"], "nowhere"),
         (["sample", "nowhere", "--num", "0"], "num is 0"),
+        (["edit", "nowhere", "PICTURE"], "nowhere"),
+        (["edit", "nowhere"], "PATH"),
+        (["edit", "nowhere", "PICTURE", "--num", "0"], "num is 0"),
+        (["inpaint", "nowhere", "PICTURE"], "PATH"),
+        (["interpolate", "nowhere", "PICTURE", "PICTURE", "--num", "1"], "num is 1"),
+        (["samplers", "--schedule", "lineal"], "'linear'"),
+        (["samplers", "--evals", "5,many"], "evals is '5,many'"),
+        (["samplers", "--evals", "0,5"], "evals is 0"),
+        (["samplers", "--evals", "2000"], "T = 1000"),
         (["demo", "--seconds", "0"], "seconds"),
     ],
 )
@@ -100,6 +198,24 @@ def test_a_wrong_argument_is_one_line_and_exit_code_2(
     assert "Traceback" not in printed.err
 
 
+def test_an_edit_that_cannot_be_is_one_line(run, tmp_path, capsys):
+    grey = digit(tmp_path / "grey.png", 153)
+    wrong = {
+        ("edit", grey, "--guidance", "2"): "Add --label",
+        ("edit", grey, "--label", "eleven"): "unknown class 'eleven'",
+        ("edit", grey, "--t", "1000"): "t = 1000",
+        ("edit", grey, "--spacing", "even"): "'karras'",
+        ("inpaint", grey, grey, "--sampler", "unipc"): "take DDPM, DDIM",
+        ("inpaint", grey, "missing.png"): "missing.png",
+        ("inpaint", grey, grey, "--steps", "3", "--jump", "3"): "jump is 3",
+    }
+    for (command, *arguments), says in wrong.items():
+        assert main([command, str(run), *arguments]) == 2
+        printed = capsys.readouterr().err
+        assert says in printed
+        assert printed.count("\n") == 1
+
+
 def test_sampling_more_steps_than_there_are_levels_is_refused(tmp_path, capsys):
     run = tmp_path / "run"
     main(["train", *TRAIN, "--diffusion-steps", "10", "--schedule", "cosine", "--out", str(run)])
@@ -107,6 +223,8 @@ def test_sampling_more_steps_than_there_are_levels_is_refused(tmp_path, capsys):
     assert "T = 10" in capsys.readouterr().err
     assert main(["sample", str(run), "--label", "3"]) == 2
     assert "no classes" in capsys.readouterr().err
+    assert main(["sample", str(run), "--guidance", "2"]) == 2
+    assert "scale 2.0 on a network without labels" in capsys.readouterr().err
     assert main(["sample", str(run), "--sampler", "euler2"]) == 2
     assert "'ddim'" in capsys.readouterr().err
     assert torch.is_grad_enabled()

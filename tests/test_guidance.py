@@ -288,6 +288,20 @@ def classified(logits=lambda x, t: x, labels=LABELS, scale=1.0, schedule=COSINE)
     return ClassifierGuided(Known(X[:, 0, 0], schedule), logits, labels, scale)
 
 
+def test_a_denoiser_that_returns_another_shape_is_named_with_step_and_t():
+    def grows(x_t, t):
+        return Estimate(x_t.repeat(1, 1 + (t < 500), 1, 1))
+
+    grows.schedule = COSINE
+    check_error(
+        lambda: sample(grows, X.shape, DDIM(5), seed=1),
+        ShapeError,
+        "step 3, t = 399",
+        "(3, 4, 4, 4)",
+        "(3, 2",
+    )
+
+
 BAD = {
     "no labels": (
         lambda: guided(inner=conditional(labels=None)),
@@ -309,6 +323,12 @@ BAD = {
         ShapeError,
         "labels have shape",
         "(6, 2, 4, 4)",
+        "one a sample",
+    ),
+    "one label for all": (
+        lambda: guided(inner=conditional(labels=torch.tensor(1))).denoiser(X, 5),
+        ShapeError,
+        "labels have shape ()",
         "one a sample",
     ),
     "a quantile of 0": (

@@ -1,8 +1,8 @@
-"""The command line: ``alphabar noise | schedule | train | sample | demo``.
+"""The command line: ``alphabar noise | schedule | samplers | train | sample | edit | … | demo``.
 
-Every command is a dataclass: its fields are the arguments, and calling it does the work. The training command
-is the :class:`alphabar.train.TrainConfig` of the Python API with a place to write to. A wrong argument
-is one line on stderr and exit code 2.
+Every command is a dataclass: its fields are the arguments, and calling it does the work. Those that take a
+trained network are in ``commands.py``. The training command is the :class:`alphabar.train.TrainConfig` of
+the Python API with a place to write to. A wrong argument is one line on stderr and exit code 2.
 """
 
 from __future__ import annotations
@@ -15,27 +15,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import torch
 import tyro
 from accelerate import PartialState
 from tyro.conf import FlagCreatePairsOff, Positional
 
 from alphabar import checkpoint, demo, plots
 from alphabar.checks import check_count
+from alphabar.commands import Edit, Inpaint, Interpolate, Sample, wrote
 from alphabar.data import read_image, to_unit
-from alphabar.errors import AlphabarError, look_up
-from alphabar.guidance import Clipped
+from alphabar.errors import AlphabarError, ConfigError, look_up
+from alphabar.exact import ranking
 from alphabar.progress import track
-from alphabar.samplers import DDIM, DDPM, Sampler, sample
 from alphabar.schedule import FAMILIES, NoiseSchedule
 from alphabar.train import TrainConfig, train
 
 __all__ = ["COMMANDS", "main"]
-
-SAMPLERS: dict[str, Callable[[int], Sampler]] = {
-    "ddim": DDIM,
-    "ddpm": DDPM,
-}
 
 
 @dataclass(frozen=True)
@@ -64,7 +58,7 @@ class Noise:
         schedule = _schedule(self.schedule, self.diffusion_steps)
         x_0 = to_unit(read_image(self.image, size=self.size))
         for path in demo.noise_strip(x_0, schedule, self.out, ts=self.t, seed=self.seed, gif=self.gif):
-            _wrote(path)
+            wrote(path)
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,35 @@ class Schedule:
                 f"{schedule.log_snr[-1]:.2f}"
             )
         plots.schedule_curves(schedules, self.out)
-        _wrote(self.out)
+        wrote(self.out)
+
+
+@dataclass(frozen=True)
+class Samplers:
+    """Rank the solvers on Gaussian data, where their error is known exactly, and draw error against cost."""
+
+    schedule: str = "linear"
+    """Noise schedule: linear, scaled_linear, cosine, sigmoid, laplace, exponential."""
+    diffusion_steps: int = 1000
+    """T, the number of noise levels."""
+    evals: str = "5,10,20,50"
+    """Evaluations of the network, with commas between."""
+    out: Path = Path("samplers.png")
+    """Where to write the picture."""
+
+    def __call__(self) -> None:
+        """Print each solver's least error over the spacings, the best solver at the last count first."""
+        counts = _counts(self.evals)
+        schedule = _schedule(self.schedule, self.diffusion_steps)
+        best = [{score.solver: score for score in reversed(ranking(schedule, n))} for n in counts]
+        order = sorted(best[-1], key=lambda solver: best[-1][solver].error)
+        print(f"{'error at evaluations':22}" + "".join(f"{n:>18}" for n in counts))
+        for solver in order:
+            cells = (f"{scores[solver].error:9.5f} {scores[solver].spacing:8}" for scores in best)
+            print(f"{solver:22}" + "".join(cells).rstrip())
+        curves = {solver: [(s[solver].evaluations, s[solver].error) for s in best] for solver in order}
+        plots.error_curves(curves, self.out)
+        wrote(self.out)
 
 
 @dataclass(frozen=True)
@@ -114,61 +136,7 @@ class Train(TrainConfig):
         plots.loss_curve(losses, self.out / "loss.png")
         mean = sum(losses[-50:]) / len(losses[-50:])
         print(f"{last.step} steps, {last.images} images, loss {mean:.4f} over the last {len(losses[-50:])}")
-        _wrote(self.out)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Draw samples from a trained network: one picture each, and a grid of all."""
-
-    run: Positional[Path]
-    """A folder that ``alphabar train`` or diffusers wrote."""
-    num: int = 64
-    """How many."""
-    sampler: str = "ddim"
-    """ddim (no fresh noise), ddpm."""
-    steps: int = 50
-    """Evaluations of the network for each sample, 1 … T."""
-    label: tuple[str, ...] = ()
-    """Classes to draw, in turn, for a class-conditional network; by default all."""
-    seed: int = 0
-    """Sample n of a seed is the same whatever the batch."""
-    batch_size: int = 64
-    """Samples at a time."""
-    out: Path | None = None
-    """The folder to write; by default RUN/samples."""
-
-    def __call__(self) -> None:
-        """Sample in batches and write the pictures."""
-        check_count(num=self.num, batch_size=self.batch_size)
-        loaded = checkpoint.load(self.run)
-        sampler = look_up(SAMPLERS, self.sampler, "sampler")(self.steps)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        loaded.network.to(device)
-        labels = loaded.labels(self.num, self.label)
-        batches = []
-        for first in track(range(0, self.num, self.batch_size), -(-self.num // self.batch_size), "sampling"):
-            part = slice(first, min(first + self.batch_size, self.num))
-            denoiser = loaded.denoiser(None if labels is None else labels[part].to(device))
-            shape = (part.stop - part.start, *loaded.shape)
-            batches.append(
-                sample(
-                    Clipped(denoiser),
-                    shape,
-                    sampler,
-                    seed=self.seed,
-                    first=first,
-                    device=device,
-                    progress=False,
-                )
-            )
-        images = torch.cat(batches).cpu()
-        out = self.out or self.run / "samples"
-        for i, x in enumerate(images):
-            plots.image(x, out / f"{i:05}.png")
-        plots.grid(images, out / "grid.png")
-        _wrote(out / "grid.png")
-        _wrote(out, f"{len(images)} pictures")
+        wrote(self.out)
 
 
 @dataclass(frozen=True)
@@ -185,14 +153,18 @@ class Demo:
     def __call__(self) -> None:
         """Write the pictures, the numbers, and the page that shows them."""
         demo.run(self.out, seconds=self.seconds, seed=self.seed)
-        _wrote(self.out / "index.html")
+        wrote(self.out / "index.html")
 
 
 COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
     "noise": Noise,
     "schedule": Schedule,
+    "samplers": Samplers,
     "train": Train,
     "sample": Sample,
+    "edit": Edit,
+    "inpaint": Inpaint,
+    "interpolate": Interpolate,
     "demo": Demo,
 }
 
@@ -237,9 +209,16 @@ def _complain(text: str) -> int:
     return 2
 
 
-def _wrote(path: Path, what: str = "") -> None:
-    print(f"wrote {path}{f' ({what})' if what else ''}")
-
-
 def _schedule(name: str, steps: int) -> NoiseSchedule:
     return look_up(FAMILIES, name, "schedule")(steps)
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        counts = sorted(map(int, text.split(",")))
+    except ValueError:
+        raise ConfigError(
+            f"evals is {text!r}: give whole numbers with commas between, as in 5,10,20"
+        ) from None
+    check_count(evals=counts[0])
+    return counts

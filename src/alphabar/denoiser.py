@@ -134,7 +134,7 @@ class Denoiser:
         )
 
     def _check_labels(self, x_t: Tensor) -> None:
-        if self.labels is not None and len(self.labels) != len(x_t):
+        if self.labels is not None and self.labels.shape[:1] != x_t.shape[:1]:
             raise ShapeError(
                 f"labels have shape {tuple(self.labels.shape)}, x_t {tuple(x_t.shape)}: give one a sample"
             )

@@ -50,6 +50,12 @@ class ClassifierFree(_Wrapper):
     what the network happens to return: over-exposure is one of the image, and x̂_0 alone is the image at every
     t; ε̂ and v are mostly noise at one end of the schedule, whose spread guidance hardly changes.
 
+    >>> shift = lambda x_t, t, class_labels: x_t + class_labels[:, None]
+    >>> denoiser = Denoiser(shift, NoiseSchedule.linear(), "sample", labels=torch.tensor([1, 2]))
+    >>> ClassifierFree(denoiser, 3.0, null_label=0)(torch.zeros(2, 1), 500).x_0
+    tensor([[3.],
+            [6.]])
+
     Args:
         denoiser: a :class:`Denoiser` with labels.
         scale: w. 1 is the conditional denoiser, 0 the one without label; above 1 the label counts for more.
@@ -223,9 +229,14 @@ class DynamicThreshold(_Wrapper):
         """Return the estimate of the denoiser inside, each sample brought back into [−1, 1]."""
         estimate = self.denoiser(x_t, t)
         x_0 = estimate.x_0.to(torch.promote_types(estimate.x_0.dtype, torch.float32))
-        s = _quantile(x_0.abs().flatten(1), self.quantile).clamp(1, self.largest)
-        s = s.reshape(-1, *[1] * (x_0.ndim - 1))
-        return estimate._replace(x_0=x_0.clamp(-s, s) / s)
+        return estimate._replace(x_0=dynamic_threshold(x_0, self.quantile, self.largest))
+
+
+def dynamic_threshold(x_0: Tensor, quantile: float, largest: float) -> Tensor:
+    """Return x̂_0, (B, …) float32 or wider, as :class:`DynamicThreshold` brings it back."""
+    s = _quantile(x_0.abs().flatten(1), quantile).clamp(1, largest)
+    s = s.reshape(-1, *[1] * (x_0.ndim - 1))
+    return x_0.clamp(-s, s) / s
 
 
 def _quantile(values: Tensor, quantile: float) -> Tensor:

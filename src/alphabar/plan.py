@@ -76,7 +76,7 @@ class Row:
         tensors = [x_t, *history[: len(self.history)]]
         coefficients: list[float | Tensor] = [self.x, *self.history]
         if noise is not None and self.is_random:
-            coefficients.append(self._noise_scale(variance))
+            coefficients.append(self.noise_scale(variance))
             tensors.append(noise)
         return lincomb(coefficients, tensors)
 
@@ -89,7 +89,12 @@ class Row:
         """Whether the step adds noise."""
         return self.noise != 0 or self.log_variance is not None
 
-    def _noise_scale(self, variance: Tensor | None) -> float | Tensor:
+    def noise_scale(self, variance: Tensor | None) -> float | Tensor:
+        """Return c, or what the network's answer on the variance makes of it.
+
+        Raises:
+            ShapeError: ``log_variance`` is set and there is no answer.
+        """
         if self.log_variance is None:
             return self.noise
         if variance is None:

@@ -15,7 +15,7 @@ from alphabar.errors import MissingExtraError, ShapeError
 from alphabar.files import whole_file
 from alphabar.schedule import NoiseSchedule
 
-__all__ = ["animation", "grid", "image", "loss_curve", "schedule_curves", "strip"]
+__all__ = ["animation", "error_curves", "grid", "image", "loss_curve", "schedule_curves", "strip"]
 
 SMALL = 64  # pixels below which images are enlarged, so that a person can see them
 STYLE = {
@@ -108,6 +108,20 @@ def schedule_curves(schedules: Mapping[str, NoiseSchedule], path: str | Path) ->
                 axis.plot(share, curve(schedule).tolist(), label=name)
             axis.set(title=title, xlabel="t / (T − 1)", yscale=scale)
         axes[1].legend(frameon=False)
+
+
+def error_curves(curves: Mapping[str, Sequence[tuple[int, float]]], path: str | Path) -> None:
+    """Write each solver's (evaluations, error) as a curve, both axes logarithmic."""
+    markers = "osD^v<>ph*"
+    with _figure(path, (8, 5), columns=1) as axes:
+        for i, (name, points) in enumerate(curves.items()):
+            marker = markers[i // 10 % len(markers)]  # colours repeat after ten
+            axes[0].plot(*zip(*points, strict=True), label=name, marker=marker, markersize=4, linewidth=1.2)
+        axes[0].set(xlabel="evaluations of the network", ylabel="error", xscale="log", yscale="log")
+        counts = [max(n for n, _ in column) for column in zip(*curves.values(), strict=True)]
+        axes[0].set_xticks(counts, labels=map(str, counts))
+        axes[0].set_xticks([], minor=True)
+        axes[0].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def loss_curve(losses: Sequence[float], path: str | Path) -> None:
