@@ -3,11 +3,12 @@
 import json
 
 import diffusers
+import huggingface_hub
 import pytest
 import torch
 from cases import check_error
 
-from alphabar import DDIM, NoiseSchedule, sample
+from alphabar import DDIM, Denoiser, NoiseSchedule, sample
 from alphabar.checkpoint import Checkpoint, check_place, load, save
 from alphabar.errors import CheckpointError, UnknownNameError
 from alphabar.network import unet
@@ -95,3 +96,125 @@ def test_a_broken_folder_is_named(tmp_path):
         "ReLU",
         "state_dict",
     )
+
+
+# --- Denoiser.from_pretrained ---
+
+X = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def their_folder(place, *, scheduler=None, **changes):
+    """A pipeline that diffusers alone wrote, with a random network."""
+    torch.manual_seed(0)
+    config = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8,)}
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "norm_num_groups": 4}
+    network = diffusers.UNet2DModel(**{**config, **blocks, "attention_head_dim": 4, **changes})
+    diffusers.DDPMPipeline(network, scheduler or diffusers.DDPMScheduler()).save_pretrained(place)
+    return place
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize(
+    "kind", ["DDPMScheduler", "DDIMScheduler", "EulerDiscreteScheduler", "PNDMScheduler"]
+)
+def test_a_pipeline_is_opened_as_a_denoiser_by_one_call(kind, prediction, tmp_path):
+    config = {"beta_schedule": "scaled_linear", "prediction_type": prediction, "num_train_timesteps": 50}
+    scheduler = getattr(diffusers, kind)(beta_start=0.01, beta_end=0.4, **config)
+    denoiser = Denoiser.from_pretrained(str(their_folder(tmp_path / "theirs", scheduler=scheduler)))
+    assert denoiser.schedule == NoiseSchedule.scaled_linear(50, 0.01, 0.4)
+    assert denoiser.prediction == prediction
+    network = diffusers.UNet2DModel.from_pretrained(tmp_path / "theirs" / "unet")
+    x_0 = Denoiser(network, denoiser.schedule, prediction)(X, 7).x_0
+    assert torch.allclose(denoiser(X, 7).x_0, x_0, atol=1e-6)  # weights elsewhere in memory
+    again = Denoiser.from_pretrained(denoiser.save_pretrained(tmp_path / "ours"))
+    assert torch.allclose(again(X, 7).x_0, x_0, atol=1e-6)
+    pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path / "ours")
+    assert pipeline.scheduler.config.prediction_type == prediction
+    described = json.loads((tmp_path / "ours" / "alphabar.json").read_text())
+    assert (described["prediction"], described["value_range"]) == (prediction, [-1, 1])
+
+
+def test_a_learned_variance_is_seen_and_written_where_diffusers_reads_it(tmp_path):
+    denoiser = Denoiser.from_pretrained(their_folder(tmp_path / "theirs", out_channels=2))
+    estimate = denoiser(X, 7)
+    assert estimate.x_0.shape == estimate.variance.shape == X.shape
+    denoiser.save_pretrained(tmp_path / "ours")
+    pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path / "ours")
+    assert pipeline.scheduler.config.variance_type == "learned_range"
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline(num_inference_steps=2, output_type="np").images.shape == (1, 8, 8, 1)
+
+
+def test_labels_are_for_networks_with_classes(tmp_path):
+    place, labels = their_folder(tmp_path / "theirs", num_class_embeds=3), torch.tensor([2, 0])
+    denoiser = Denoiser.from_pretrained(place, labels)
+    other = Denoiser.from_pretrained(place, torch.tensor([1, 1]))
+    assert not torch.equal(denoiser(X, 7).x_0, other(X, 7).x_0)
+    assert load(place).classes == ("0", "1", "2")
+    check_error(lambda: Denoiser.from_pretrained(place), CheckpointError, "0, 1, 2")
+    plain = their_folder(tmp_path / "plain")
+    check_error(lambda: Denoiser.from_pretrained(plain, labels), CheckpointError, "leave out labels")
+
+
+def test_what_a_folder_says_survives_being_opened_and_written_again(tmp_path):
+    save(tmp_path / "run", checkpoint(("cat", "dog")))
+    denoiser = Denoiser.from_pretrained(tmp_path / "run", torch.tensor([0]))
+    again = load(denoiser.save_pretrained(tmp_path / "again"))
+    assert (again.classes, again.training, again.shape) == (("cat", "dog"), {"seed": 3}, (1, 8, 8))
+
+
+def test_the_oldest_pipelines_have_everything_in_one_folder_and_pickled_weights(tmp_path):
+    place = their_folder(tmp_path / "theirs")
+    expected = Denoiser.from_pretrained(place)(X, 7).x_0
+    network = diffusers.UNet2DModel.from_pretrained(place / "unet")
+    for path in (place / "unet" / "config.json", place / "scheduler" / "scheduler_config.json"):
+        path.rename(place / path.name)
+    torch.save(network.state_dict(), place / "diffusion_pytorch_model.bin")
+    (place / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    (place / "unet").rmdir()
+    (place / "scheduler").rmdir()
+    assert torch.allclose(Denoiser.from_pretrained(place)(X, 7).x_0, expected, atol=1e-6)
+
+
+def test_a_name_is_fetched_from_the_hub_without_the_parts_that_are_not_needed(tmp_path, monkeypatch):
+    place, asked = their_folder(tmp_path / "theirs"), []
+
+    def fetch(name, allow_patterns):
+        asked.append((name, allow_patterns))
+        return str(place)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    assert len(Denoiser.from_pretrained("someone/ddpm").schedule) == 1000
+    ((name, patterns),) = asked
+    assert name == "someone/ddpm"
+    assert "unet/*.safetensors" in patterns
+    assert not any(pattern.endswith(".bin") for pattern in patterns)
+    weights = place / "unet" / "diffusion_pytorch_model.safetensors"
+    network = diffusers.UNet2DModel.from_pretrained(place / "unet")
+    torch.save(network.state_dict(), place / "unet" / "diffusion_pytorch_model.bin")
+    weights.unlink()
+    Denoiser.from_pretrained("someone/ddpm")
+    assert "unet/*.bin" in asked[-1][1]
+
+
+def test_a_name_that_cannot_be_fetched_is_named(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    check_error(
+        lambda: Denoiser.from_pretrained("someone/nothing"), CheckpointError, "someone/nothing", "model_index"
+    )
+    for name in ("nothing", "a/b/c"):
+        check_error(lambda name=name: Denoiser.from_pretrained(name), CheckpointError, name, "alphabar train")
+
+
+def test_pipelines_of_another_kind_are_refused_with_their_name(tmp_path):
+    place = their_folder(tmp_path / "theirs")
+    config = place / "unet" / "config.json"
+    text = config.read_text()
+    config.write_text(text.replace("UNet2DModel", "UNet2DConditionModel"))
+    check_error(lambda: load(place), CheckpointError, "UNet2DConditionModel", "pipeline", "GuidedUNet")
+    config.write_text(text)
+    (place / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "ScoreSdeVeScheduler"}')
+    check_error(lambda: load(place), CheckpointError, "ScoreSdeVeScheduler", "no β")
+    denoiser = Denoiser(lambda x, t: x, NoiseSchedule.linear())
+    check_error(lambda: denoiser.save_pretrained(tmp_path / "new"), CheckpointError, "function", "Checkpoint")
+    assert not (tmp_path / "new").exists()

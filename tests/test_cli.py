@@ -154,8 +154,8 @@ def test_help_names_every_argument(command, capsys):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "{noise, schedule, samplers, train, sample, edit, inpaint, interpolate, demo}"),
-        (["paint"], "noise, schedule, samplers, train, sample, edit, inpaint, interpolate, demo"),
+        ([], "interpolate, convert, demo, info}"),
+        (["paint"], "noise, schedule, samplers, train, sample, edit, inpaint, interpolate, convert, demo, info"),
         (["train", "--stepz", "3"], "--steps"),
         (["train", "--steps", "many"], "--steps"),
         (["train", "--steps", "-3"], "steps is -3"),

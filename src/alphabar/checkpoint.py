@@ -137,8 +137,8 @@ def load(path_or_name: str | Path) -> Checkpoint:
             ``"google/ddpm-cifar10-32"``, of which the weights and the description are fetched.
 
     Raises:
-        CheckpointError: no such folder or pipeline; one that misses or garbles a part; one whose network needs
-            more than x_t, t and a label; or a scheduler without β.
+        CheckpointError: no such folder or pipeline; one that misses or garbles a part; a network that needs
+            more than x_t, t and a label; a scheduler without β.
         UnknownNameError: a prediction or a noise schedule that is not known.
         MissingExtraError: diffusers is not installed.
     """
@@ -163,7 +163,7 @@ def of(denoiser: Denoiser) -> Checkpoint:
     size = getattr(config, "sample_size", None)
     if config is None or size is None or not isinstance(denoiser.network, nn.Module):
         raise CheckpointError(
-            f"a {type(denoiser.network).__name__} says neither the size nor the channels of its images: build a "
+            f"a {type(denoiser.network).__name__} does not say the size of its images: build a "
             "Checkpoint yourself, or give a UNet2DModel its sample_size"
         )
     described = getattr(denoiser.network, "alphabar", {})
@@ -197,8 +197,8 @@ def _local(path_or_name: str | Path) -> Path:
             fetched = Path(huggingface_hub.snapshot_download(path_or_name, allow_patterns=[*FILES, *PICKLED]))
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path_or_name} is neither a folder with a model_index.json nor a pipeline that could be fetched: "
-            f"{str(error).splitlines()[0]}"
+            f"{path_or_name} is no folder with a model_index.json, nor a pipeline that could be fetched: "
+            f"{_first_line(error)}"
         ) from error
     return fetched
 
@@ -213,8 +213,8 @@ def _network(folder: Path) -> Any:
     name = config.get("_class_name", "no network")
     if name not in NETWORKS:
         raise CheckpointError(
-            f"{folder} holds {name}, which needs more than x_t, t and a label, or is not known: run it in its "
-            f"diffusers pipeline. Known are {', '.join(NETWORKS)}"
+            f"{folder} holds {name}, which is not known, or needs more than x_t, t and a label: run it "
+            f"in its diffusers pipeline. Known are {', '.join(NETWORKS)}"
         )
     _diffusers()
     kind = getattr(importlib.import_module(NETWORKS[name]), name)
@@ -222,14 +222,14 @@ def _network(folder: Path) -> Any:
     try:
         return kind.from_pretrained(folder, use_safetensors=safe).eval()
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder} does not load: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{folder} does not load: {_first_line(error)}") from error
 
 
 def _check_beta(place: Path, config: Mapping[str, Any]) -> None:
     """Refuse a scheduler whose noise is not described by β: DDPM's defaults would be taken in silence."""
     if "beta_schedule" not in config and config.get("trained_betas") is None:
         name = config.get("_class_name", "scheduler")
-        raise CheckpointError(f"{place} has a {name} without a β schedule: no network of that kind is known here")
+        raise CheckpointError(f"{place} has a {name}, which has no β: such networks are not known here")
 
 
 def _pipeline(checkpoint: Checkpoint) -> Any:
@@ -263,6 +263,10 @@ def _read_json(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _diffusers() -> Any:

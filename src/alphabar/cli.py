@@ -9,25 +9,31 @@ from __future__ import annotations
 
 import contextlib
 import io
+import platform
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import torch
 import tyro
 from accelerate import PartialState
 from tyro.conf import FlagCreatePairsOff, Positional
 
+import alphabar
 from alphabar import checkpoint, demo, plots
 from alphabar.checks import check_count
 from alphabar.commands import Edit, Inpaint, Interpolate, Sample, wrote
-from alphabar.data import read_image, to_unit
+from alphabar.convert.command import Convert
+from alphabar.data import load_data, read_image, to_unit
 from alphabar.errors import AlphabarError, ConfigError, look_up
 from alphabar.exact import ranking
+from alphabar.ops import native
 from alphabar.progress import track
 from alphabar.schedule import FAMILIES, NoiseSchedule
-from alphabar.train import TrainConfig, train
+from alphabar.train import TrainConfig, has_bfloat16, train
 
 __all__ = ["COMMANDS", "main"]
 
@@ -128,9 +134,18 @@ class Train(TrainConfig):
         config = TrainConfig(**{each.name: getattr(self, each.name) for each in fields(TrainConfig)})
         checkpoint.check_place(self.out)
         main_process = PartialState().is_main_process
-        steps = list(track(train(config), config.steps, "training", shown=None if main_process else False))
+        shown = None if main_process else False
+        data = load_data(
+            config.data,
+            size=config.size,
+            skip_broken=config.skip_broken,
+            progress=lambda rows: track(rows, len(list(rows)), "reading", shown=shown),
+        )
+        steps = list(track(train(config, data=data), config.steps, "training", shown=shown))
         if not main_process:
             return
+        if data.skipped:
+            print(f"left out {len(data.skipped)} images that cannot be read: {', '.join(data.skipped)[:200]}")
         losses, last = [step.loss for step in steps], steps[-1]
         checkpoint.save(self.out, last.snapshot())
         plots.loss_curve(losses, self.out / "loss.png")
@@ -156,6 +171,24 @@ class Demo:
         wrote(self.out / "index.html")
 
 
+@dataclass(frozen=True)
+class Info:
+    """Say what this machine offers, and which kernels do the arithmetic."""
+
+    def __call__(self) -> None:
+        """Print versions, processors and backends."""
+        python, cuda = platform.python_version(), torch.cuda.is_available()
+        rows = {
+            "alphabar": f"{alphabar.__version__}, Python {python}, torch {torch.__version__}",
+            "CPU": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+            "CPU kernels": native.REASON or "native, built with the package",
+            "GPU": torch.cuda.get_device_name() if cuda else "none",
+            "training in": "bfloat16" if has_bfloat16(PartialState().device) else "float32",
+        }
+        for name, fact in rows.items():
+            print(f"{name:12} {fact}")
+
+
 COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
     "noise": Noise,
     "schedule": Schedule,
@@ -165,7 +198,9 @@ COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
     "edit": Edit,
     "inpaint": Inpaint,
     "interpolate": Interpolate,
+    "convert": Convert,
     "demo": Demo,
+    "info": Info,
 }
 
 
@@ -173,8 +208,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 2 after one line on stderr that says what would be right."""
     command = _parse(sys.argv[1:] if arguments is None else arguments)
     try:
-        command()
-    except AlphabarError as error:
+        with warnings.catch_warnings():
+            warnings.showwarning = _note  # type: ignore[assignment]
+            command()
+    except (AlphabarError, OSError) as error:
         return _complain(str(error))
     except KeyboardInterrupt:
         return _complain("interrupted; nothing half-written was left behind")
@@ -199,9 +236,14 @@ def _parse(arguments: Sequence[str]) -> Callable[[], None]:
 
 
 def _one_line(box: str) -> str:
-    lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in box.splitlines()[1:]]
+    lines = [re.sub(r"[│╭╮╰╯─]+|-{3,}|^\||\|$", " ", line).strip() for line in box.splitlines()[1:]]
     text = " ".join(line for line in lines if line)
     return re.sub(r"\s*For full helptext, (run|see):?", "; see", text)
+
+
+def _note(message: Warning | str, category: type[Warning], *where: object) -> None:
+    if issubclass(category, UserWarning):  # what is meant for developers stays out of a user's sight
+        print(f"alphabar: note: {message}", file=sys.stderr)
 
 
 def _complain(text: str) -> int:

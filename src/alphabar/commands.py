@@ -72,6 +72,11 @@ class _FromRun:
         denoiser = loaded.denoiser(None if labels is None else labels.to(_device()))
         if self.guidance == 1:
             return Clipped(denoiser)
+        if loaded.training.get("label_dropout") == 0:
+            raise ConfigError(
+                f"guidance is {self.guidance}, but this network was trained with label_dropout 0 and knows "
+                "nothing without a label: leave guidance at 1"
+            )
         return Clipped(ClassifierFree(denoiser, self.guidance, null_label=len(loaded.classes)))
 
 

@@ -35,7 +35,7 @@ from alphabar.network import unet
 from alphabar.prediction import PREDICTIONS, target
 from alphabar.schedule import FAMILIES, NoiseSchedule
 
-__all__ = ["TrainConfig", "TrainStep", "train"]
+__all__ = ["TrainConfig", "TrainStep", "has_bfloat16", "train"]
 
 NOISE, TIMESTEP, DROPOUT, FLIP, ORDER = range(5)  # the streams of an image's random choices
 
@@ -227,14 +227,15 @@ TIMESTEPS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
 """t/T in [0, 1) from a uniform number in (0, 1] and an image's place among those of its batch."""
 
 
-def _has_bfloat16(device: torch.device) -> bool:
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether a device multiplies in bfloat16 natively."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
 
 
 PRECISIONS: dict[str, Callable[[torch.device], bool]] = {
-    "auto": _has_bfloat16,
+    "auto": has_bfloat16,
     "float32": lambda device: False,
     "bfloat16": lambda device: True,
 }

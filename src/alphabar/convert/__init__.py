@@ -10,18 +10,16 @@ images. So what weights and buffers say is read from them, what they do not say 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from tyro.conf import Positional
 
 from alphabar import checkpoint
 from alphabar.checkpoint import Checkpoint
 from alphabar.convert.told import Told, read_weights
 from alphabar.errors import CheckpointError, ConfigError
 
-__all__ = ["Convert", "Told", "convert", "read"]
+__all__ = ["Told", "convert", "read"]
 
 
 def read(source: str | Path, told: Told | None = None, *, flags: str = "") -> Checkpoint:
@@ -53,8 +51,8 @@ def read(source: str | Path, told: Told | None = None, *, flags: str = "") -> Ch
         return _of_openai(content, told or Told(), flags, training)
     names = ", ".join(sorted(map(str, content))[:4])
     raise CheckpointError(
-        f"{source} holds {names}, …: neither a U-Net of guided-diffusion (input_blocks.0.0.weight, …) nor a file "
-        "of denoising-diffusion-pytorch (model, ema, step)"
+        f"{source} holds {names}, …: neither a U-Net of guided-diffusion (input_blocks.0.0.weight, …) nor a "
+        "file of denoising-diffusion-pytorch (model, ema, step)"
     )
 
 
@@ -80,23 +78,3 @@ def convert(source: str | Path, out: str | Path, told: Told | None = None, *, fl
         flags: or the flags of the training.
     """
     return checkpoint.save(out, read(source, told, flags=flags))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Convert(Told):
-    """Write weights of guided-diffusion, improved-diffusion or denoising-diffusion-pytorch for diffusers."""
-
-    source: Positional[Path]
-    """The .pt file."""
-    out: Positional[Path]
-    """The folder to write."""
-    flags: str = ""
-    """In place of the other options: the flags of the training with guided-diffusion, in quotes."""
-
-    def __call__(self) -> None:
-        """Convert, and say what the folder holds."""
-        told = Told(**{each.name: getattr(self, each.name) for each in fields(Told)})
-        loaded = read(self.source, told, flags=self.flags)
-        checkpoint.save(self.out, loaded)
-        print(f"{type(loaded.network).__name__}, {loaded.schedule!r}, predicts {loaded.prediction}")
-        print(f"wrote {self.out}")

@@ -30,6 +30,12 @@ DEFAULTS = {
 }
 """What these codes take where a flag is left out. They disagree about rescale_timesteps: it has none here."""
 
+
+def _resolutions(layout: Layout, flags: Flags) -> tuple[int, ...]:
+    size = int(flags.get("image_size", DEFAULTS["image_size"]))
+    return tuple(sorted(size >> level for level, attends in enumerate(layout.attends) if attends))
+
+
 SEEN: dict[str, Callable[[Layout, Flags], object]] = {
     "learn_sigma": lambda layout, _: len(layout.get("out.2.weight")) == 2 * layout.channels,
     "class_cond": lambda layout, _: layout.classes is not None,
@@ -38,7 +44,7 @@ SEEN: dict[str, Callable[[Layout, Flags], object]] = {
     "use_scale_shift_norm": lambda layout, _: layout.scales,
     "resblock_updown": lambda layout, _: layout.residual_resampling,
     "channel_mult": lambda layout, _: tuple(width / layout.time_channels for width in layout.widths),
-    "attention_resolutions": lambda layout, flags: _resolutions(layout, flags),
+    "attention_resolutions": _resolutions,
 }
 """Flags that the weights show."""
 
@@ -46,11 +52,11 @@ WITHOUT_EFFECT = (
     *("dropout", "use_checkpoint", "use_fp16", "fp16_scale_growth", "use_kl", "rescale_learned_sigmas"),
     *("timestep_respacing", "use_ddim", "clip_denoised", "sigma_small", "num_samples", "model_path"),
     *("lr", "batch_size", "microbatch", "ema_rate", "log_interval", "save_interval", "lr_anneal_steps"),
-    *("weight_decay", "schedule_sampler", "data_dir", "resume_checkpoint", "num_heads_upsample"),
+    *("weight_decay", "schedule_sampler", "data_dir", "resume_checkpoint"),
 )
 """Flags of the training or of sampling that do not change what the network computes."""
 
-KNOWN = dict.fromkeys((*DEFAULTS, "rescale_timesteps", *SEEN, *WITHOUT_EFFECT))
+KNOWN = dict.fromkeys((*DEFAULTS, "rescale_timesteps", "num_heads_upsample", *SEEN, *WITHOUT_EFFECT))
 
 
 def read(text: str) -> tuple[Told, Flags]:
@@ -66,8 +72,14 @@ def read(text: str) -> tuple[Told, Flags]:
     flags = {word[2:]: value for word, value in zip(words[::2], words[1::2], strict=True)}
     for name in flags:
         look_up(KNOWN, name, "flag of guided-diffusion")
-    said = {name: _value(name, text) for name, text in (DEFAULTS | flags).items() if name not in WITHOUT_EFFECT}
+    telling = {name: text for name, text in (DEFAULTS | flags).items() if name not in WITHOUT_EFFECT}
+    said = {name: _value(name, text) for name, text in telling.items()}
     by_width = said["num_head_channels"] != -1
+    if not by_width and said.get("num_heads_upsample", -1) not in (-1, said["num_heads"]):
+        raise ConfigError(
+            f"num_heads_upsample is {said['num_heads_upsample']} and num_heads is {said['num_heads']}: "
+            "a network with other heads on the way up cannot be converted"
+        )
     told = Told(
         image_size=said["image_size"],
         schedule=said["noise_schedule"],
@@ -90,11 +102,6 @@ def check(flags: Flags, layout: Layout) -> None:
     for name, seen in SEEN.items():
         if flags.get(name):
             agree(name, _value(name, flags[name]), seen(layout, flags))
-
-
-def _resolutions(layout: Layout, flags: Flags) -> tuple[int, ...]:
-    size = int(flags.get("image_size", DEFAULTS["image_size"]))
-    return tuple(sorted(size >> level for level, attends in enumerate(layout.attends) if attends))
 
 
 def _value(name: str, text: str) -> Any:

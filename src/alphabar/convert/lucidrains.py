@@ -34,6 +34,9 @@ FAMILIES: dict[str, Callable[[int], NoiseSchedule]] = {
 }
 """Its schedules that have a closed form here; its sigmoid schedule is kept as a list of β."""
 
+SHORTEST = 21
+"""Steps that the linear schedule needs, whose last β is 20/T."""
+
 LOSS_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
     "epsilon": torch.ones_like,
     "sample": lambda snr: snr,
@@ -62,12 +65,12 @@ def to_checkpoint(content: Mapping[str, Any], told: Told, training: dict[str, An
 
     Args:
         content: of a ``model-N.pt``: ``model``, ``ema``, ``step``, ``version``.
-        told: ``image_size`` is needed, and ``prediction`` where there is no ``loss_weight``; the schedule is in the file.
+        told: ``image_size`` is needed, and ``prediction`` where the file has no ``loss_weight``.
         training: what else is known about the training.
 
     Raises:
-        CheckpointError: a network that is conditioned on more than x_t and t, or of a release whose arithmetic
-            its weights do not tell.
+        CheckpointError: a network that needs more than x_t and t, or of a release whose arithmetic cannot be
+            seen in its weights.
         ConfigError: something is not told, or contradicts the file.
     """
     told.need("image_size")
@@ -88,7 +91,8 @@ def _weights(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
         ("average", average, AVERAGE) if any(name.startswith(AVERAGE) for name in average)
         else ("last", content["model"], MODEL)
     )  # fmt: skip
-    return {_name(name[len(prefix) :]): weight for name, weight in found.items() if name.startswith(prefix)}, which
+    chosen = {name[len(prefix) :]: weight for name, weight in found.items() if name.startswith(prefix)}
+    return {_name(name): weight for name, weight in chosen.items()}, which
 
 
 def _name(old: str) -> str:
@@ -108,8 +112,8 @@ def _is_early(content: Mapping[str, Any]) -> bool:
     version = str(content.get("version"))
     if not re.match(r"1\.[0-6]\.", version):
         raise CheckpointError(
-            f"this file is of denoising-diffusion-pytorch {version}: 1.0 to 1.6 and 1.8 to 2.3 can be converted. "
-            "Others compute different things with weights of the same names"
+            f"this file is of denoising-diffusion-pytorch {version}: 1.0 to 1.6 and 1.8 to 2.3 can be "
+            "converted. Others compute different things with weights of the same names"
         )
     return True
 
@@ -174,8 +178,8 @@ def _check_conditions(weights: Weights) -> None:
         raise CheckpointError("this network embeds t by random or learned frequencies, for continuous time")
     if out not in (channels, 2 * channels):
         raise CheckpointError(
-            f"this network takes {channels} channels and returns {out}: one with self_condition needs its last "
-            "x̂_0 besides x_t, which no sampler here gives it"
+            f"this network takes {channels} channels and returns {out}: one with self_condition needs its "
+            "last x̂_0 besides x_t, which no sampler here gives it"
         )
 
 
@@ -184,6 +188,8 @@ def _schedule(betas: Tensor, told: Told) -> NoiseSchedule:
     steps = len(betas)
     agree("diffusion_steps", told.diffusion_steps, steps)
     for name, family in FAMILIES.items():
+        if steps < SHORTEST:
+            break
         schedule = family(steps)
         if torch.allclose(schedule.beta, betas, rtol=1e-6, atol=1e-9):
             agree("schedule", told.schedule, name)
@@ -199,10 +205,12 @@ def _prediction(buffers: Weights, told: Told) -> str:
         return told.predicted()
     alpha_bar = buffers["alphas_cumprod"].double()
     snr = alpha_bar / (1 - alpha_bar)
+    noisy = (snr > 0) & (snr <= 1)
+    weights, snr = buffers["loss_weight"].double()[noisy], snr[noisy]
     for name, weight_of in LOSS_WEIGHTS.items():
-        if torch.allclose(buffers["loss_weight"].double()[snr <= 1], weight_of(snr)[snr <= 1], rtol=1e-3):
+        if len(snr) and torch.allclose(weights, weight_of(snr), rtol=1e-3, atol=1e-9):
             agree("prediction", told.prediction, name)
             return name
     if told.prediction is None:
-        raise ConfigError("the weights of the loss in this file are of no kind that is known: give --prediction")
+        raise ConfigError("the loss_weight in this file does not show what is predicted: give --prediction")
     return told.predicted()

@@ -11,7 +11,9 @@ that holds one opens in diffusers wherever this library is installed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -33,7 +35,7 @@ __all__ = ["GuidedUNet", "LucidUNet"]
 
 
 class GuidedUNet(UNet2DModel):  # type: ignore[misc]  # diffusers is untyped
-    """A ``UNet2DModel`` with ``num_heads`` heads at every level, and a width of its own for the embedding of t.
+    """A ``UNet2DModel`` with as many heads at every level, and its own width for the embedding of t.
 
     Called as ``network(x_t, t, class_labels)`` with x_t (B, C, H, W), t () or (B,), class_labels (B,).
 
@@ -94,9 +96,9 @@ class GuidedUNet(UNet2DModel):  # type: ignore[misc]  # diffusers is untyped
 
 
 class LucidUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is untyped
-    """The U-Net of denoising-diffusion-pytorch 1.0 to 1.6 and 1.8 to 2.3; parameters keep the names they have there.
+    """The U-Net of denoising-diffusion-pytorch 1.0 to 1.6 and 1.8 to 2.3; parameters keep their names.
 
-    Called as ``network(x_t, t)`` with x_t (B, C, H, W), t () or (B,). H and W must be multiples of 2^(levels − 1).
+    Called as ``network(x_t, t)`` with x_t (B, C, H, W), t () or (B,). H and W: multiples of 2^(L − 1).
 
     Args:
         sample_size: H = W of the images it was trained on.
@@ -145,29 +147,22 @@ class LucidUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is 
             nn.GELU(),
             nn.Linear(4 * time_channels, 4 * time_channels),
         )
-        self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
-        for level, (of, to) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        self.downs: Any = nn.ModuleList()  # of lists of four, which the types of torch cannot say
+        self.ups: Any = nn.ModuleList()
+        for level, (of, to) in enumerate(pairwise(widths)):
             smaller = nn.Conv2d(of, to, 3, padding=1) if level == last else nn.Conv2d(of, to, 2, stride=2)
             larger = nn.Conv2d(to, of, 3, padding=1)
+            up = larger if level == 0 else nn.Sequential(nn.Upsample(scale_factor=2), larger)
+            wide = (block(to + of, to), block(to + of, to))
             self.downs.append(nn.ModuleList([block(of, of), block(of, of), attention(of, level), smaller]))
-            self.ups.insert(
-                0,
-                nn.ModuleList(
-                    [
-                        block(to + of, to),
-                        block(to + of, to),
-                        attention(to, level),
-                        larger if level == 0 else nn.Sequential(nn.Upsample(scale_factor=2), larger),
-                    ]
-                ),
-            )
+            self.ups.insert(0, nn.ModuleList([*wide, attention(to, level), up]))
         self.mid_block1, self.mid_block2 = block(middle, middle), block(middle, middle)
         self.mid_attn = attention(middle, last + 1)
         self.final_res_block = block(2 * widths[0], widths[0])
         self.final_conv = nn.Conv2d(widths[0], out_channels, 1)
 
     def forward(self, sample: Tensor, timestep: Tensor | float, return_dict: bool = True) -> Any:
-        """Return what the network says of (B, C, H, W) at level t, as an object with ``sample``, or as a tuple."""
+        """Return what the network says of (B, C, H, W) at level t: ``sample`` of an object, or a tuple."""
         t = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
         embedded = self.time_mlp(self.time_proj(t).to(sample.dtype))
         x = first = self.init_conv(sample)
@@ -199,7 +194,7 @@ class _ChannelNorm(nn.Module):
         if self.early:
             variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
             return (x - mean) * (variance + 1e-5).rsqrt() * self.g
-        return functional.normalize(x, dim=1) * (self.g * x.shape[1] ** 0.5)
+        return functional.normalize(x, dim=1) * self.g * math.sqrt(x.shape[1])
 
 
 class _Convolved(nn.Module):
@@ -229,8 +224,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
         scale_shift = self.mlp(embedded)[:, :, None, None].chunk(2, dim=1)
-        residual: Tensor = self.res_conv(x)
-        return residual + self.block2(self.block1(x, scale_shift))
+        changed: Tensor = self.res_conv(x) + self.block2(self.block1(x, scale_shift))
+        return changed
 
 
 class _Attention(nn.Module):
@@ -263,7 +258,7 @@ class _Attention(nn.Module):
     def _linear(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         v = v / q.shape[-1] if self.early else v
         context = k.softmax(dim=-1) @ v.transpose(-1, -2)  # (B, heads, d of k, d of v)
-        return context.transpose(-1, -2) @ (q.softmax(dim=-2) * q.shape[-2] ** -0.5)
+        return context.transpose(-1, -2) @ (q.softmax(dim=-2) / math.sqrt(q.shape[-2]))
 
 
 def _full(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -157,8 +157,8 @@ class Layout:
         channels, out = self.get("input_blocks.0.0.weight").shape[1], len(self.get("out.2.weight"))
         if channels == 6 or out not in (channels, 2 * channels):
             raise CheckpointError(
-                f"this network takes {channels} channels and returns {out}, as one for super-resolution does: it "
-                "needs a small image besides x_t and cannot be sampled from alone"
+                f"this network takes {channels} channels and returns {out}, as one for super-resolution "
+                "does: it needs a small image besides x_t and cannot be sampled from alone"
             )
         return channels
 
@@ -248,11 +248,11 @@ def _network(layout: Layout, told: Told, size: int, steps: int) -> nn.Module:
         "num_train_timesteps": steps if rescaled else None,
     }
     if heads or layout.time_channels != layout.widths[0]:
-        return GuidedUNet(num_heads=heads, time_channels=layout.time_channels, **config)
+        config |= {"num_heads": heads, "time_channels": layout.time_channels}
+        return GuidedUNet(**config)  # type: ignore[no-any-return]  # diffusers is untyped
     from diffusers import UNet2DModel
 
-    network: nn.Module = UNet2DModel(**config)
-    return network
+    return UNet2DModel(**config)  # type: ignore[no-any-return]
 
 
 def _heads(layout: Layout, told: Told) -> tuple[int | None, int | None]:
@@ -262,13 +262,15 @@ def _heads(layout: Layout, told: Told) -> tuple[int | None, int | None]:
     } | {layout.widths[-1]}  # fmt: skip
     if (told.num_heads is None) == (told.num_head_channels is None):
         raise ConfigError(
-            "these weights do not say how their attention divides into heads: give either --num-heads (4 unless "
+            "these weights do not say how attention divides into heads: give either --num-heads (4 unless "
             "the training said otherwise) or --num-head-channels, as in the training"
         )
     parts = told.num_heads or told.num_head_channels or 0
     wrong = [width for width in sorted(widths) if parts < 1 or width % parts]
     if wrong:
-        raise ConfigError(f"attention over {wrong[0]} channels does not divide by {parts}: see the training's flags")
+        raise ConfigError(
+            f"attention over {wrong[0]} channels does not divide by {parts}: see the flags then"
+        )
     if told.num_head_channels:
         return told.num_head_channels, None
     return (widths.pop() // parts, None) if len(widths) == 1 else (None, parts if parts > 1 else None)
@@ -276,9 +278,14 @@ def _heads(layout: Layout, told: Told) -> tuple[int | None, int | None]:
 
 def _rescales(told: Told, steps: int) -> bool:
     """Tell whether the network sees another number than t."""
-    if steps != 1000:
-        told.need("rescale_timesteps")
-    return bool(told.rescale_timesteps) and steps != 1000
+    if steps == 1000:
+        return False
+    if told.rescale_timesteps is None:
+        raise ConfigError(
+            f"T is {steps}: improved-diffusion shows the network 1000 t / T unless told otherwise, and "
+            "guided-diffusion t. Say which by rescale_timesteps, True or False"
+        )
+    return told.rescale_timesteps
 
 
 def _embedding_of_steps(layout: Layout, told: Told, steps: int) -> dict[str, Tensor]:
@@ -307,7 +314,8 @@ def _renamed(layout: Layout, told: Told) -> Iterator[tuple[str, Tensor]]:
                 yield f"{modules[block]}.to_{part}.{leaf}", rows
         elif block in modules and inner in INNER:
             # 1×1 convolutions over a row of places are linear maps in diffusers
-            yield f"{modules[block]}.{INNER[inner]}.{leaf}", weight.squeeze(-1) if weight.ndim == 3 else weight
+            linear = weight.squeeze(-1) if weight.ndim == 3 else weight
+            yield f"{modules[block]}.{INNER[inner]}.{leaf}", linear
         else:
             raise CheckpointError(f"{name} has no place in a U-Net of guided-diffusion")
 
@@ -315,13 +323,12 @@ def _renamed(layout: Layout, told: Told) -> Iterator[tuple[str, Tensor]]:
 def _divided(weight: Tensor, told: Told) -> tuple[Tensor, ...]:
     """Return the rows of q, k and v of (3C, C, 1) weights or (3C,) biases.
 
-    The first codes put q, k and v of a head beside each other; the new order has all heads' q, then k, then v.
+    The old order has q, k and v of a head beside each other; the new one all heads' q, then k, then v.
     """
     flat = weight.squeeze(-1) if weight.ndim == 3 else weight
     if told.new_attention_order:
         return flat.chunk(3)
     channels = len(flat) // 3
     heads = told.num_heads or channels // (told.num_head_channels or channels)
-    rows = flat.unflatten(0, (heads, 3, -1))
+    rows = flat.reshape(heads, 3, -1, *flat.shape[1:])
     return tuple(rows[:, part].flatten(0, 1) for part in range(3))
-

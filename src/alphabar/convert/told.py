@@ -21,7 +21,7 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Told:
-    """What the weights do not say. None: not told, which is an error only where it cannot be seen otherwise."""
+    """What the weights do not say; None is not told, an error only where it cannot be seen otherwise."""
 
     image_size: int | None = None
     """Pixels of a side of the images it was trained on."""
@@ -86,8 +86,8 @@ def read_weights(path: str | Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds Python objects besides weights, which are not run here: where you trust it, load it "
-            "yourself and save its state_dict() alone"
+            f"{path} holds Python objects besides weights, which are not run here: where you trust it, load "
+            "it yourself and save its state_dict() alone"
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
