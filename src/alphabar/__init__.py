@@ -2,8 +2,9 @@
 
     schedule  → what ᾱ_t is            NoiseSchedule
     noising   → x_t from x_0           add_noise, add_noise_step, add_noise_between, posterior, velocity
-    denoising → x̂_0 from x_t           Denoiser, Clipped, prediction
+    denoising → x̂_0 from x_t           Denoiser, prediction; guided by ClassifierFree, Clipped, …
     sampling  → from noise to images   sample, iter_sample, and a sampler: DDPM, DDIM, DPMSolver, …
+    editing   → from images to images  image_to_image, inpaint, interpolate
 
 The parts that need more than torch are imported by name: ``alphabar.data``, ``alphabar.train``,
 ``alphabar.evaluate``, ``alphabar.plots``, ``alphabar.checkpoint``.
@@ -11,6 +12,7 @@ The parts that need more than torch are imported by name: ``alphabar.data``, ``a
 
 from alphabar import noise, ops, prediction
 from alphabar.denoiser import Denoiser, Estimate
+from alphabar.editing import image_to_image, inpaint, interpolate
 from alphabar.errors import AlphabarError
 from alphabar.exact import GaussianMixture
 from alphabar.forward import (
@@ -22,7 +24,7 @@ from alphabar.forward import (
     trajectory,
     velocity,
 )
-from alphabar.guidance import Clipped
+from alphabar.guidance import ClassifierFree, ClassifierGuided, Clipped, DynamicThreshold
 from alphabar.plan import Plan, Row
 from alphabar.samplers import (
     DDIM,
@@ -58,7 +60,10 @@ __all__ = [
     "ops",
     "Denoiser",
     "Estimate",
+    "ClassifierFree",
+    "ClassifierGuided",
     "Clipped",
+    "DynamicThreshold",
     "DDPM",
     "DDIM",
     "Euler",
@@ -74,6 +79,9 @@ __all__ = [
     "sample",
     "iter_sample",
     "State",
+    "image_to_image",
+    "inpaint",
+    "interpolate",
     "GaussianMixture",
     "AlphabarError",
 ]
