@@ -155,7 +155,7 @@ def test_help_names_every_argument(command, capsys):
     ("arguments", "says"),
     [
         ([], "interpolate, convert, demo, info}"),
-        (["paint"], "noise, schedule, samplers, train, sample, edit, inpaint, interpolate, convert, demo, info"),
+        (["paint"], "noise, schedule, samplers, train, sample, edit, inpaint, interpolate, convert"),
         (["train", "--stepz", "3"], "--steps"),
         (["train", "--steps", "many"], "--steps"),
         (["train", "--steps", "-3"], "steps is -3"),

@@ -72,7 +72,7 @@ def _check_address(shape: Sequence[int], **words: tuple[int, int]) -> None:
             raise ConfigError(f"{name} is {value!r}: it must be an integer in 0 … 2^{bits} - 1")
     first = words["first"][0]
     if first + shape[0] > 2**63:
-        raise ConfigError(f"first is {first} for {shape[0]} samples: the last number must be at most 2^63 - 1")
+        raise ConfigError(f"first is {first} for {shape[0]} samples: the last must be at most 2^63 - 1")
 
 
 def _size(shape: Sequence[int]) -> int:

@@ -57,9 +57,9 @@ LIBRARY, REASON = _load()
 def lincomb(coefficients: Sequence[float | Tensor], tensors: Sequence[Tensor], out: Tensor) -> bool:
     """Write the sum into ``out`` and return True, or return False where the kernels do not cover it."""
     kind = KINDS.get((tensors[0].dtype, out.dtype))
-    if LIBRARY is None or kind is None or not out.numel() or len(tensors) > MOST or not _are_plain([*tensors, out]):
+    if LIBRARY is None or kind is None or not out.numel() or len(tensors) > MOST:
         return False
-    table = _table(coefficients, out)
+    table = _table(coefficients, out) if _are_plain([*tensors, out]) else None
     if table is None:
         return False
     rows, numbers, shared = table
