@@ -3,7 +3,6 @@
 A test of the second kind holds both halves, so that it fails when the peer changes.
 """
 
-
 import pytest
 import torch
 from cases import check_error, normals

@@ -48,7 +48,8 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 def _root(matrix: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(matrix)
-    return vectors * values.clamp(min=0).sqrt() @ vectors.T
+    root: Tensor = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    return root
 
 
 class Classifier(nn.Module):

@@ -48,7 +48,7 @@ def unet(
         raise ConfigError(f"channels {levels}: each must be a positive multiple of 8")
     plain = len(levels) - 1
     small = max(height, width) <= 8  # attention over 4×4 places costs a third of the time and learns nothing
-    return _unet2d()(
+    network: nn.Module = _unet2d()(
         sample_size=height if height == width else (height, width),
         in_channels=depth,
         out_channels=depth,
@@ -60,6 +60,7 @@ def unet(
         norm_num_groups=8,
         num_class_embeds=classes + 1 if classes else None,
     )
+    return network
 
 
 def _default_widths(size: int) -> tuple[int, ...]:

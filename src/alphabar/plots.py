@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def animation(images: Iterable[Tensor], path: str | Path, *, milliseconds: int =
 
 def schedule_curves(schedules: Mapping[str, NoiseSchedule], path: str | Path) -> None:
     """Write β, ᾱ and the log-SNR of schedules against t/T, side by side."""
-    panels = (
+    panels: tuple[tuple[str, str, Callable[[NoiseSchedule], Tensor]], ...] = (
         (r"$\beta_t$", "log", lambda schedule: schedule.beta),
         (r"$\bar\alpha_t$", "linear", lambda schedule: schedule.alpha_bar),
         ("log-SNR", "linear", lambda schedule: schedule.log_snr),
