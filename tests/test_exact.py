@@ -78,18 +78,18 @@ def test_a_stochastic_multistep_solver_counts_the_noise_it_remembers(rng):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_more_evaluations_leave_less_error(solver):
-    few, many = (gaussian_error(SOLVERS[solver](evaluations, "karras"), LINEAR) for evaluations in (10, 200))
+    few, many = (gaussian_error(SOLVERS[solver](evaluations, "karras"), LINEAR) for evaluations in (10, 100))
     assert few > many
-    assert many < 0.03
+    assert many < 0.05
 
 
 def test_for_one_gaussian_both_errors_are_the_same_number():
     x_t, widths = normals(50, 1, seed=1), torch.tensor([0.4], dtype=torch.float64)
     sampler = Heun(12)
-    plans = (sampler.plan(LINEAR), Heun(500, "log_snr").plan(LINEAR))
+    plans = (sampler.plan(LINEAR), Heun(100, "log_snr").plan(LINEAR))
     reached, true = (float(variances_reached(plan, LINEAR, widths)) ** 0.5 for plan in plans)
     away = abs(reached - true) * x_t.abs()
-    distance = mixture_error(sampler, LINEAR, centred(0.4), x_t)
+    distance = mixture_error(sampler, LINEAR, centred(0.4), x_t, reference=100)
     assert distance.median == pytest.approx(float(away.median()), rel=1e-6)
     assert distance.rms == pytest.approx(float(away.square().mean().sqrt()), rel=1e-6)
 
@@ -165,20 +165,19 @@ SEEN = {
 """The peer's best as measured before: DPM-Solver++ 2M and UniPC with Karras spacing."""
 
 KARRAS, LU = {"use_karras_sigmas": True}, {"use_lu_lambdas": True}
-TRAILING, FINAL = {"timestep_spacing": "trailing"}, {"lower_order_final": True}
+FINAL = {"lower_order_final": True}
 PEERS = [
     *(("DPMSolverMultistepScheduler", {"solver_order": n, **KARRAS}) for n in (2, 3)),
     *(("DPMSolverMultistepScheduler", {"solver_order": n, **LU}) for n in (2, 3)),
-    ("DPMSolverMultistepScheduler", TRAILING),
-    *(("DPMSolverSinglestepScheduler", {"solver_order": n, **KARRAS, **FINAL}) for n in (2, 3)),
+    ("DPMSolverSinglestepScheduler", {"solver_order": 3, **KARRAS, **FINAL}),
     *(("UniPCMultistepScheduler", {"solver_order": n, **KARRAS}) for n in (2, 3)),
-    *(("DEISMultistepScheduler", {"solver_order": n, **KARRAS}) for n in (2, 3)),
+    ("DEISMultistepScheduler", {"solver_order": 3, **KARRAS}),
     ("LMSDiscreteScheduler", {}),
-    ("LMSDiscreteScheduler", KARRAS),
     ("HeunDiscreteScheduler", KARRAS),
     ("PNDMScheduler", {"skip_prk_steps": True}),
-    ("DDIMScheduler", {"clip_sample": False, **TRAILING}),
-]  # fmt: skip
+]
+"""Of some forty of its settings those that came first or near it anywhere."""
+
 STEPS = {"HeunDiscreteScheduler": lambda n: (n + 1) // 2, "PNDMScheduler": lambda n: n - 1}
 
 

@@ -24,6 +24,8 @@ LAYERS = [
     *("progress", "quadrature", "steps", "plan", "samplers.*", "samplers.loop", "samplers"),
     *("editing", "exact", "loss", "likelihood", "alphabar"),
     *("ema", "files", "data", "network", "checkpoint", "convert", "train", "evaluate", "plots"),
+    *("diffusers.grids", "diffusers.steps", "diffusers.adapter", "diffusers.by_time", "diffusers.by_index"),
+    *("diffusers.pndm", "diffusers.solvers", "diffusers.installing"),
     *("diffusers", "explorer", "demo", "commands", "cli", "__main__"),
 ]
 

@@ -86,6 +86,7 @@ BETA_SCHEDULES: dict[str, Callable[[int, float, float], Tensor]] = {
     "scaled_linear": scaled_linear,
     "squaredcos_cap_v2": lambda steps, start, end: cosine(steps),
     "sigmoid": sigmoid,
+    "exp": lambda steps, start, end: exponential(steps),
     # diffusers takes the root of this family's ᾱ: its files describe networks trained with the root.
     "laplace": lambda steps, start, end: _cut(lambda u: _laplace_alpha_bar(u).sqrt(), steps),
 }

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 
-from alphabar.errors import ConfigError, NoAnswerError
+from alphabar.errors import ConfigError, NoAnswerError, look_up
 from alphabar.levels import Level, levels_at
 from alphabar.plan import Plan, Row
-from alphabar.quadrature import moments, weights
+from alphabar.quadrature import weights
+from alphabar.samplers.dpm import RULES
 from alphabar.schedule import NoiseSchedule
 from alphabar.steps import check_order
 from alphabar.timesteps import Spacing, stops
@@ -46,8 +47,11 @@ class LMS:
 
     def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
         """Return one row a step: ``sample_lms`` of k-diffusion; errors as in :class:`Sampler`."""
-        levels = stops(schedule, self.steps, self.spacing, t_start)
-        return Plan(tuple(self._row(levels[: i + 1][-self.order :], s) for i, s in enumerate(levels[1:])))
+        return Plan(tuple(self.rows(stops(schedule, self.steps, self.spacing, t_start))))
+
+    def rows(self, levels: Sequence[Level]) -> Iterator[Row]:
+        """Return the table on given levels, each noisier than the next: what :meth:`plan` is made of."""
+        return (self._row(levels[: i + 1][-self.order :], s) for i, s in enumerate(levels[1:]))
 
     def _row(self, known: Sequence[Level], s: Level) -> Row:
         nodes = _nodes(known, s, lambda level: level.ratio)
@@ -64,30 +68,45 @@ class DEIS:
         order: how many ε̂ the polynomial goes through, 1 … 4.
         lower_order_final: let the order fall to 1 over the last steps.
         spacing: as in :class:`LMS`.
+        rule: a name in ``RULES``, the integrals; with ``"midpoint"`` and ``"taylor"`` this is the multistep
+            DPM-Solver of Lu et al. 2022, arXiv 2206.00927, which DPM-Solver++ was made from.
+        sde: solve the stochastic equation: twice the pull of ε̂, and fresh noise.
 
     Raises:
         ConfigError: another order.
+        UnknownNameError: another rule.
     """
 
     steps: int | None = None
     order: int = 3
     lower_order_final: bool = True
     spacing: Spacing = "karras"
+    rule: str = "exact"
+    sde: bool = False
 
     def __post_init__(self) -> None:
         check_order(self.order, 4)
+        look_up(RULES, self.rule, "rule")
 
     def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
         """Return one row a step: equation 15 of Zhang & Chen 2023, arXiv 2204.13902, as tAB in log ρ."""
-        levels = stops(schedule, self.steps, self.spacing, t_start)
-        return Plan(tuple(self._row(levels, i) for i in range(len(levels) - 1)))
+        return Plan(tuple(self.rows(stops(schedule, self.steps, self.spacing, t_start))))
+
+    def rows(self, levels: Sequence[Level]) -> Iterator[Row]:
+        """Return the table on given levels, each noisier than the next: what :meth:`plan` is made of."""
+        return (self._row(levels, i) for i in range(len(levels) - 1))
 
     def _row(self, levels: Sequence[Level], i: int) -> Row:
         left = len(levels) - 1 - i if self.lower_order_final else self.order
         t, s = levels[i : i + 2]
         nodes = _nodes(levels[: i + 1][-min(self.order, left) :], s, lambda level: level.half_log_snr)
-        integrals = moments(s.half_log_snr - t.half_log_snr, len(nodes))
-        return _row(t, s, weights(nodes, [s.noise * integral for integral in integrals]))
+        h = s.half_log_snr - t.half_log_snr
+        w = weights(nodes, [s.noise * integral for integral in RULES[self.rule](h, len(nodes))])
+        if not self.sde:
+            return _row(t, s, w)
+        twice = [2 * weight for weight in w]
+        row = _eps_row(t, s, [s.signal / t.signal, 2 * _reach(t, s) - sum(twice), *twice])
+        return replace(row, noise=s.noise * math.sqrt(math.expm1(2 * h)))
 
 
 @dataclass(frozen=True)
@@ -112,25 +131,32 @@ class PNDM:
             ConfigError: fewer than 4 steps with Runge–Kutta.
             NoAnswerError: Runge–Kutta from ᾱ = 0.
         """
-        levels = stops(schedule, self.steps, self.spacing, t_start)
+        steps = list(pairwise(stops(schedule, self.steps, self.spacing, t_start)))
+        halfway = levels_at(schedule, [(t.t + s.t) / 2 for t, s in steps[:3]]) if self.runge_kutta else ()
+        return Plan(tuple(self.rows(steps, halfway)))
+
+    def rows(self, steps: Sequence[tuple[Level, Level]], halfway: Sequence[Level] = ()) -> Iterator[Row]:
+        """Return the table of given steps; ``halfway`` are the middles of the first 3, for Runge–Kutta."""
         if not self.runge_kutta:
-            begin = list(_heun_start(*levels[:2]))
-            return Plan((*begin, *_adams_bashforth(levels, [0], len(begin))))
-        if len(levels) < 5:
-            raise ConfigError(f"{len(levels) - 1} steps: Runge–Kutta begins with 3, so take at least 4")
-        if math.isinf(levels[0].ratio):
+            begin = list(_heun_start(*steps[0]))
+            return chain(begin, _adams_bashforth(steps[1:], [0], len(begin)))
+        if len(steps) < 4:
+            raise ConfigError(f"{len(steps)} steps: Runge–Kutta begins with 3, so take at least 4")
+        if math.isinf(steps[0][0].ratio):
             raise NoAnswerError("Runge–Kutta from ᾱ = 0, where ρ = ∞: leave runge_kutta=False")
-        begin = [row for t, s in pairwise(levels[:4]) for row in _runge_kutta(schedule, t, s)]
-        return Plan((*begin, *_adams_bashforth(levels, [0, 4, 8], 12)))
+        begin = [
+            row for (t, s), mid in zip(steps[:3], halfway, strict=True) for row in _runge_kutta(t, mid, s)
+        ]
+        return chain(begin, _adams_bashforth(steps[3:], [0, 4, 8], 12))
 
 
 ADAMS_BASHFORTH: Sequence[list[float]] = ([], [-1 / 2], [-16 / 12, 5 / 12], [-59 / 24, 37 / 24, -9 / 24])
 """The weights of the earlier ε̂, by how many there are."""
 
 
-def _adams_bashforth(levels: Sequence[Level], made: list[int], row: int) -> Iterator[Row]:
+def _adams_bashforth(steps: Sequence[tuple[Level, Level]], made: list[int], row: int) -> Iterator[Row]:
     """The steps after the first ones, whose ε̂ came in the rows ``made``."""
-    for t, s in pairwise(levels[len(made) :]):
+    for t, s in steps:
         fixed = ADAMS_BASHFORTH[min(len(made), 3)]
         ago = {row - place: _reach(t, s) * w for place, w in zip(reversed(made), fixed, strict=False)}
         yield _row(t, s, [ago.get(k, 0.0) for k in range(1, max(ago, default=0) + 1)])
@@ -143,9 +169,8 @@ def _heun_start(t: Level, s: Level) -> Iterator[Row]:
         yield _eps_row(s, s, [1, _reach(t, s) / 2, -_reach(t, s) / 2])
 
 
-def _runge_kutta(schedule: NoiseSchedule, t: Level, s: Level) -> Iterator[Row]:
+def _runge_kutta(t: Level, mid: Level, s: Level) -> Iterator[Row]:
     """Equation 13: each stage again from the step's start, which is linear in the stage before."""
-    (mid,) = levels_at(schedule, [(t.t + s.t) / 2])
     half, whole, onward = _reach(t, mid), _reach(t, s), s.signal / mid.signal
     yield _row(t, mid, [])
     yield _eps_row(mid, mid, [1, half, -half])

@@ -12,6 +12,7 @@ level it climbs to (section 4.3, equation 14, and appendix F of Dhariwal & Nicho
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -56,10 +57,13 @@ class DDIM:
 
     def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
         """Return one row a step: equation 12 of Song et al. 2021; errors as in :class:`Sampler`."""
-        levels = stops(schedule, self.steps, self.spacing, t_start)
+        return Plan(tuple(self.rows(stops(schedule, self.steps, self.spacing, t_start))))
+
+    def rows(self, levels: Sequence[Level]) -> Iterator[Row]:
+        """Return the table on given levels, each noisier than the next: what :meth:`plan` is made of."""
         if self.inverse:
-            return Plan(tuple(_climb(s, t) for s, t in pairwise(reversed(levels))))
-        return Plan(tuple(self._row(t, s) for t, s in pairwise(levels)))
+            return (_climb(s, t) for s, t in pairwise(reversed(levels)))
+        return (self._row(t, s) for t, s in pairwise(levels))
 
     def _row(self, t: Level, s: Level) -> Row:
         between = -math.expm1(t.log_alpha_bar - s.log_alpha_bar)

@@ -31,7 +31,12 @@ def midpoint(z: float, count: int) -> list[float]:
     return [-math.expm1(z) / 2] if count == 1 else [*exact[:1], *(integral / 2 for integral in exact[1:])]
 
 
-RULES: dict[str, Moments] = {"midpoint": midpoint, "exact": moments}
+def taylor(z: float, count: int) -> list[float]:
+    """The same code's other integrals: μ_1 exact, and half of μ_2."""
+    return [integral / (k + 1) for k, integral in enumerate(moments(z, count))]
+
+
+RULES: dict[str, Moments] = {"midpoint": midpoint, "taylor": taylor, "exact": moments}
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,8 @@ class DPMSolver:
         order: 1 (this is DDIM), 2 or 3.
         multistep: remember estimates; otherwise make them on the way, ``order`` evaluations a step.
         sde: solve the stochastic equation; in multistep form only.
-        rule: ``"midpoint"``, the integrals of the authors' code, with which a multistep order of 3
-            converges with order 2; or ``"exact"``.
+        rule: ``"midpoint"`` or ``"taylor"``, the integrals of the authors' code, with which a multistep
+            order of 3 converges with order 2; or ``"exact"``.
         lower_order_final: let the order of a multistep solver fall to 1 over its last steps.
         spacing: a name in ``SPACINGS``, a function that spaces, or the list of t.
 
@@ -72,8 +77,11 @@ class DPMSolver:
 
     def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
         """Return one row an evaluation: algorithms 1 and 2 of Lu et al.; errors as in :class:`Sampler`."""
-        levels = stops(schedule, self.steps, self.spacing, t_start)
-        return Plan(tuple((self._multistep if self.multistep else self._single_step)(levels)))
+        return Plan(tuple(self.rows(stops(schedule, self.steps, self.spacing, t_start))))
+
+    def rows(self, levels: Sequence[Level]) -> Iterator[Row]:
+        """Return the table on given levels, each noisier than the next: what :meth:`plan` is made of."""
+        return (self._multistep if self.multistep else self._single_step)(levels)
 
     def _multistep(self, levels: Sequence[Level]) -> Iterator[Row]:
         for i, (t, s) in enumerate(pairwise(levels)):

@@ -37,7 +37,11 @@ class Euler:
 
     def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
         """Return one row a step: algorithm 1 of Karras et al., lines 4, 5; errors as in :class:`Sampler`."""
-        return DDIM(self.steps, 0.0, self.spacing).plan(schedule, t_start)
+        return Plan(tuple(self.rows(stops(schedule, self.steps, self.spacing, t_start))))
+
+    def rows(self, levels: Sequence[Level]) -> Iterator[Row]:
+        """Return the table on given levels, each noisier than the next: what :meth:`plan` is made of."""
+        return DDIM(eta=0.0).rows(levels)
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,11 @@ class EulerAncestral:
 
     def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
         """Return one row a step: equation 47 of Song et al. 2021, arXiv 2011.13456, for ρ."""
-        return DDIM(self.steps, 1.0, self.spacing).plan(schedule, t_start)
+        return Plan(tuple(self.rows(stops(schedule, self.steps, self.spacing, t_start))))
+
+    def rows(self, levels: Sequence[Level]) -> Iterator[Row]:
+        """Return the table on given levels, each noisier than the next: what :meth:`plan` is made of."""
+        return DDIM(eta=1.0).rows(levels)
 
 
 @dataclass(frozen=True)
@@ -66,16 +74,16 @@ class Heun:
 
     def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
         """Return two rows a step: algorithm 1 of Karras et al., lines 4 to 8."""
-        return Plan(tuple(_heun_rows(stops(schedule, self.steps, self.spacing, t_start))))
+        return Plan(tuple(self.rows(stops(schedule, self.steps, self.spacing, t_start))))
 
-
-def _heun_rows(levels: Sequence[Level]) -> Iterator[Row]:
-    for t, s in pairwise(levels):
-        euler = step(t, s, {0: t}, moments)
-        yield Row.of(t, s, euler)
-        if math.isfinite(s.half_log_snr - t.half_log_snr):
-            both = step(t, s, {0: s, 1: t}, trapezoid, base=1)
-            yield Row.of(s, s, apply(both, landed(euler)))
+    def rows(self, levels: Sequence[Level]) -> Iterator[Row]:
+        """Return the table on given levels, each noisier than the next: what :meth:`plan` is made of."""
+        for t, s in pairwise(levels):
+            euler = step(t, s, {0: t}, moments)
+            yield Row.of(t, s, euler)
+            if math.isfinite(s.half_log_snr - t.half_log_snr):
+                both = step(t, s, {0: s, 1: t}, trapezoid, base=1)
+                yield Row.of(s, s, apply(both, landed(euler)))
 
 
 def trapezoid(z: float, count: int) -> list[float]:

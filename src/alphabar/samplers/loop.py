@@ -2,7 +2,13 @@
 
     x ← row.advance(x, (x̂_0, x̂_0', …), z)        for each row of the plan
 
-Every sampler runs through here, and :func:`iter_sample` yields every state; to stop early, ``break``.
+Every sampler runs through here, and :func:`iter_sample` yields every state; to stop early, ``break``. No step
+asks an accelerator for a value. A plan is a sampler too, and with one the whole chain is a single graph:
+
+    plan = sampler.plan(schedule)
+    torch.compile(lambda x_t: sample(denoiser, x_t.shape, plan, x_t=x_t, seed=0), fullgraph=True)
+
+A graph does not look whether values are finite.
 """
 
 from __future__ import annotations

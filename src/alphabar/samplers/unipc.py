@@ -10,7 +10,7 @@ correction and the next prediction, so a step still costs one evaluation.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -50,6 +50,7 @@ class UniPC:
         order: p of the predictor, 1 … 3; with the corrector the method converges with order p + 1.
         scale: ``"bh1"`` or ``"bh2"``, the B(h) of the paper.
         lower_order_final: let the order fall to 1 over the last steps.
+        uncorrected: the steps, counted from 0, whose prediction is left as it is.
         spacing: a name in ``SPACINGS``, a function that spaces, or the list of t.
 
     Raises:
@@ -61,6 +62,7 @@ class UniPC:
     order: int = 2
     scale: str = "bh2"
     lower_order_final: bool = True
+    uncorrected: Collection[int] = ()
     spacing: Spacing = "karras"
 
     def __post_init__(self) -> None:
@@ -69,13 +71,14 @@ class UniPC:
 
     def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
         """Return one row a step: algorithms 1 and 2 of Zhao et al. 2023; errors as in :class:`Sampler`."""
-        return Plan(tuple(self._rows(stops(schedule, self.steps, self.spacing, t_start))))
+        return Plan(tuple(self.rows(stops(schedule, self.steps, self.spacing, t_start))))
 
-    def _rows(self, levels: Sequence[Level]) -> Iterator[Row]:
+    def rows(self, levels: Sequence[Level]) -> Iterator[Row]:
+        """Return the table on given levels, each noisier than the next: what :meth:`plan` is made of."""
         integrals, order, predicted = SCALES[self.scale], 0, Form()
         for i, (t, s) in enumerate(pairwise(levels)):
             here = [1.0]
-            if i:
+            if i and i - 1 not in self.uncorrected:
                 met = {k: levels[i - k] for k in range(order + 1)}
                 here = apply(step(levels[i - 1], t, met, integrals, base=1), landed(predicted))
             left = len(levels) - 1 - i if self.lower_order_final else self.order

@@ -1,0 +1,208 @@
+"""Where the peer's samplers stop: the t that the network is asked at, and the noise levels of the steps.
+
+    whole t, one for each row of the table        DDPM, DDIM, PNDM
+    levels ρ = √(1−ᾱ)/√ᾱ, which diffusers calls σ      all others: from t, or spaced in ρ itself
+
+The spacings are diffusers' own, to the rounding of a half, because the same t must come out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alphabar.checks import check_count
+from alphabar.errors import ConfigError, TimestepError, look_up
+from alphabar.levels import Level
+
+__all__ = ["Grid", "check_timesteps", "level_grid", "ratios_of", "whole_timesteps"]
+
+Numbers = NDArray[Any]
+LEAST = 2.0**-24  # what diffusers' solvers take for ᾱ_T where it is 0
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The stops of a run."""
+
+    timesteps: Numbers
+    """(n,) what the network is asked at."""
+    levels: tuple[Level, ...]
+    """n + 1 of them: where each step starts, and where the last lands; ``t`` is the place in this list."""
+
+
+SPACED: dict[str, Callable[[int, int, int], Numbers]] = {
+    "leading": lambda steps, last, total: np.arange(steps)[::-1] * (last // steps),
+    "linspace": lambda steps, last, total: np.linspace(0, last - 1, steps)[::-1],
+    # diffusers lets rounding errors add a step too many, at t = −1: it is left out.
+    "trailing": lambda steps, last, total: np.arange(last, 0, -total / steps)[:steps].round() - 1,
+}
+"""t by diffusers' ``timestep_spacing``, from (steps, last + 1, T)."""
+
+
+def whole_timesteps(config: Mapping[str, Any], total: int, steps: int) -> list[int]:
+    """Return the whole t of a run, in descending order.
+
+    Raises:
+        ConfigError: steps < 1.
+        TimestepError: more steps than T, or t moved beyond it by ``steps_offset``.
+        UnknownNameError: another ``timestep_spacing``.
+    """
+    check_count(num_inference_steps=steps)
+    if steps > total:
+        raise TimestepError(
+            f"num_inference_steps is {steps}, but the schedule has T = {total}: at most one a t"
+        )
+    spaced = _spaced(config, steps, total, total).round()
+    timesteps = [int(t) for t in spaced]
+    check_timesteps(timesteps, total)
+    return timesteps
+
+
+def level_grid(
+    config: Mapping[str, Any],
+    ratios: Numbers,
+    steps: int,
+    *,
+    whole: bool,
+    timesteps: Sequence[float] | None = None,
+    sigmas: Sequence[float] | None = None,
+) -> Grid:
+    """Return the stops of a solver.
+
+    Args:
+        config: the peer's options.
+        ratios: (T,) float64, ρ of the schedule.
+        steps: how many, where neither t nor ρ are given.
+        whole: as DPM-Solver, UniPC and DEIS do: whole t, of n + 1 points all but the last, and ρ spaced over
+            the whole schedule. Otherwise as Euler, Heun and LMS: n points, ρ spaced between their ends.
+        timesteps: t to take instead.
+        sigmas: ρ to take instead, with the one where the last step lands.
+
+    Raises:
+        ConfigError: flow matching, spacings that exclude each other, steps < 1.
+        TimestepError: t outside 0 … T−1.
+        UnknownNameError: another ``timestep_spacing`` or ``final_sigmas_type``.
+    """
+    _refuse_flow(config)
+    check_count(num_inference_steps=steps)
+    if sigmas is not None:
+        return _grid(_t_of(np.asarray(sigmas[:-1], float), ratios), [*map(float, sigmas)])
+    warp = _warp(config, timesteps)
+    t = _solver_timesteps(config, ratios, steps, whole) if timesteps is None else np.array(timesteps, float)
+    spaced = np.interp(t, np.arange(len(ratios)), ratios)
+    if config.get("interpolation_type") == "log_linear" and not warp:
+        evenly = np.exp(np.linspace(math.log(ratios[-1]), math.log(ratios[0]), steps + 1))
+        return _grid(t, evenly.tolist())
+    if warp:
+        ends = ratios[[-1, 0]] if whole else spaced[[0, -1]]
+        given = config.get("sigma_max"), config.get("sigma_min")
+        first, last = (end if own is None else own for end, own in zip(ends, given, strict=True))
+        spaced = WARPS[warp](float(first), float(last), steps)
+        t = _asked(_t_of(spaced, ratios), config, warp) if whole else _t_of(spaced, ratios)
+    check_timesteps(t, len(ratios))
+    again = warp and whole and "lambda_min_clipped" not in config  # UniPC and DEIS, not DPM-Solver
+    end = {"zero": 0.0, "sigma_min": spaced[-1] if again else ratios[0]}
+    return _grid(t, [*spaced.tolist(), float(look_up(end, config["final_sigmas_type"], "final_sigmas_type"))])
+
+
+def ratios_of(alpha_bar: Numbers, noise_power: Numbers) -> Numbers:
+    """Return ρ = √(1−ᾱ)/√ᾱ, finite also where ᾱ ends at 0."""
+    power = np.where(alpha_bar == 0, LEAST, alpha_bar)
+    ratios: Numbers = np.sqrt(noise_power / power)
+    return ratios
+
+
+def check_timesteps(timesteps: Iterable[float], total: int) -> None:
+    """Require t within the schedule.
+
+    Raises:
+        TimestepError: one outside 0 … T−1.
+    """
+    beyond = [t for t in timesteps if not 0 <= t < total]
+    if beyond:
+        raise TimestepError(
+            f"timesteps reach {float(beyond[0]):g}, outside 0 … {total - 1}: take fewer steps or "
+            "another steps_offset"
+        )
+
+
+def _karras(first: float, last: float, steps: int) -> Numbers:
+    ends = first ** (1 / 7), last ** (1 / 7)
+    return np.asarray(np.linspace(*ends, steps) ** 7)
+
+
+def _exponential(first: float, last: float, steps: int) -> Numbers:
+    return np.asarray(np.exp(np.linspace(math.log(first), math.log(last), steps)))
+
+
+def _beta(first: float, last: float, steps: int) -> Numbers:
+    from scipy import stats  # a heavy package that nothing else here needs
+
+    return np.asarray(last + stats.beta.ppf(1 - np.linspace(0, 1, steps), 0.6, 0.6) * (first - last))
+
+
+WARPS: dict[str, Callable[[float, float, int], Numbers]] = {
+    "use_karras_sigmas": _karras,
+    "use_exponential_sigmas": _exponential,
+    "use_beta_sigmas": _beta,
+    "use_lu_lambdas": _exponential,
+}
+"""ρ from the first to the last, by the option that asks for it."""
+
+
+def _warp(config: Mapping[str, Any], timesteps: object) -> str | None:
+    chosen = [name for name in WARPS if config.get(name)]
+    if len(chosen) > 1 or (chosen and timesteps is not None):
+        raise ConfigError(f"{' and '.join(chosen)}: choose one spacing, or none and give timesteps")
+    return chosen[0] if chosen else None
+
+
+def _refuse_flow(config: Mapping[str, Any]) -> None:
+    named = [
+        name for name in ("use_flow_sigmas", "use_dynamic_shifting", "shift_terminal") if config.get(name)
+    ]
+    if named or config.get("prediction_type") == "flow_prediction":
+        raise ConfigError(
+            f"{', '.join(named) or 'flow_prediction'}: flow matching is not diffusion: use the "
+            "schedulers of diffusers for it"
+        )
+
+
+def _spaced(config: Mapping[str, Any], steps: int, last: int, total: int) -> Numbers:
+    spacing = config.get("timestep_spacing", "linspace")
+    moved = config.get("steps_offset", 0) if spacing == "leading" else 0
+    timesteps: Numbers = look_up(SPACED, spacing, "timestep_spacing")(steps, last, total) + moved
+    return timesteps
+
+
+def _solver_timesteps(config: Mapping[str, Any], ratios: Numbers, steps: int, whole: bool) -> Numbers:
+    total = len(ratios)
+    if not whole:
+        return _spaced(config, steps, total, total)
+    clipped = config.get("lambda_min_clipped", -math.inf)
+    last = total - int(np.searchsorted(-np.log(ratios)[::-1], clipped))
+    if config.get("timestep_spacing") == "trailing":
+        return _spaced(config, steps, last, total)
+    return np.asarray(_spaced(config, steps + 1, last, total)[:-1].round())
+
+
+def _t_of(sigmas: Numbers, ratios: Numbers) -> Numbers:
+    return np.interp(np.log(np.maximum(sigmas, 1e-10)), np.log(ratios), np.arange(len(ratios)))
+
+
+def _asked(t: Numbers, config: Mapping[str, Any], warp: str) -> Numbers:
+    """Whole t, as diffusers makes them: rounded for two of the spacings, cut off for the others."""
+    cosine = config["beta_schedule"] == "squaredcos_cap_v2" and "use_lu_lambdas" in config
+    rounds = warp in ("use_karras_sigmas", "use_lu_lambdas") and not cosine
+    return np.floor(t + (0.5 if rounds else 1e-3))
+
+
+def _grid(timesteps: Numbers, sigmas: Sequence[float]) -> Grid:
+    logs = [-math.log1p(sigma**2) for sigma in sigmas]
+    return Grid(timesteps, tuple(Level(i, log) for i, log in enumerate(logs)))
