@@ -7,12 +7,12 @@ import torch
 from cases import check_error, normals
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from alphabar import DDIM, DDPM, Clipped, Denoiser, NoiseSchedule, iter_sample, noise, sample
+from alphabar import DDIM, DDPM, Clipped, Denoiser, NoiseSchedule, iter_sample, loop, noise, sample
 from alphabar.editing import resampled
 from alphabar.errors import NoAnswerError
 from alphabar.guidance import ClassifierFree, DynamicThreshold
 from alphabar.ops import native
-from alphabar.samplers import DEIS, LMS, PNDM, DPMSolver, Euler, EulerAncestral, Heun, UniPC, loop
+from alphabar.samplers import DEIS, LMS, PNDM, DPMSolver, Euler, EulerAncestral, Heun, UniPC
 
 COSINE = NoiseSchedule.cosine()
 SHAPE = (2, 3, 8, 8)

@@ -21,7 +21,7 @@ PROJECT = Path(__file__).parents[1]
 LAYERS = [
     *("errors", "checks", "families", "schedule", "levels", "timesteps"),
     *("ops.*", "ops", "prediction", "noise", "forward", "denoiser", "guidance"),
-    *("progress", "quadrature", "steps", "plan", "samplers.*", "samplers.loop", "samplers"),
+    *("progress", "quadrature", "steps", "plan", "samplers.*", "samplers", "loop"),
     *("editing", "exact", "loss", "likelihood", "alphabar"),
     *("ema", "files", "data", "network", "checkpoint", "convert", "train", "evaluate", "plots"),
     *("diffusers.grids", "diffusers.steps", "diffusers.adapter", "diffusers.by_time", "diffusers.by_index"),

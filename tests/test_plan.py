@@ -11,7 +11,8 @@ from cases import check_error, normals
 
 from alphabar import DDIM, DDPM, Denoiser, NoiseSchedule, Plan, Row
 from alphabar.errors import ConfigError, NoAnswerError
-from alphabar.samplers import DEIS, LMS, PNDM, DPMSolver, Euler, EulerAncestral, Heun, UniPC, sample
+from alphabar.loop import sample
+from alphabar.samplers import DEIS, LMS, PNDM, DPMSolver, Euler, EulerAncestral, Heun, UniPC
 
 LINEAR = NoiseSchedule.linear()
 SAMPLERS = {

@@ -13,7 +13,8 @@ import torch
 
 from alphabar import GaussianMixture, NoiseSchedule, Plan
 from alphabar.levels import levels_at, t_of_log_snr
-from alphabar.samplers import DEIS, LMS, PNDM, DPMSolver, Euler, Heun, UniPC, sample
+from alphabar.loop import sample
+from alphabar.samplers import DEIS, LMS, PNDM, DPMSolver, Euler, Heun, UniPC
 
 LINEAR = NoiseSchedule.linear()
 MIXTURE = GaussianMixture(

@@ -25,6 +25,7 @@ from alphabar.forward import (
     velocity,
 )
 from alphabar.guidance import ClassifierFree, ClassifierGuided, Clipped, DynamicThreshold
+from alphabar.loop import State, iter_sample, sample
 from alphabar.plan import Plan, Row
 from alphabar.samplers import (
     DDIM,
@@ -36,10 +37,7 @@ from alphabar.samplers import (
     Euler,
     EulerAncestral,
     Heun,
-    State,
     UniPC,
-    iter_sample,
-    sample,
 )
 from alphabar.schedule import NoiseSchedule, ScheduleWarning
 

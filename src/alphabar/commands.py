@@ -21,6 +21,8 @@ from alphabar.denoiser import Denoise
 from alphabar.editing import image_to_image, inpaint, interpolate
 from alphabar.errors import ConfigError, look_up
 from alphabar.guidance import ClassifierFree, Clipped
+from alphabar.loop import sample
+from alphabar.plan import Sampler
 from alphabar.progress import track
 from alphabar.samplers import (
     DDIM,
@@ -32,9 +34,7 @@ from alphabar.samplers import (
     Euler,
     EulerAncestral,
     Heun,
-    Sampler,
     UniPC,
-    sample,
 )
 
 __all__ = ["SAMPLERS", "Edit", "Inpaint", "Interpolate", "Sample", "wrote"]

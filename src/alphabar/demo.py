@@ -23,8 +23,8 @@ from alphabar.errors import DataError
 from alphabar.evaluate import Score, fit_classifier, score
 from alphabar.files import whole_file
 from alphabar.forward import trajectory
+from alphabar.loop import iter_sample, sample
 from alphabar.progress import track
-from alphabar.samplers import iter_sample, sample
 from alphabar.samplers.dpm import DPMSolver
 from alphabar.schedule import FAMILIES, NoiseSchedule
 from alphabar.train import TrainConfig, TrainStep, train

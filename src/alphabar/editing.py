@@ -21,9 +21,10 @@ from alphabar.denoiser import Denoise
 from alphabar.errors import ConfigError, DtypeError, ShapeError
 from alphabar.forward import add_noise
 from alphabar.levels import CLEAN, Level, levels_at
+from alphabar.loop import sample
 from alphabar.ops import lincomb
 from alphabar.plan import Plan, Row, Sampler
-from alphabar.samplers import DDIM, sample
+from alphabar.samplers import DDIM
 from alphabar.schedule import NoiseSchedule
 
 __all__ = ["image_to_image", "inpaint", "interpolate", "invert", "resampled", "slerp"]

@@ -25,7 +25,9 @@ from alphabar.checks import check_float
 from alphabar.denoiser import Estimate
 from alphabar.errors import ConfigError, ShapeError
 from alphabar.levels import log_alpha_bar_between
-from alphabar.samplers import DEIS, LMS, PNDM, DPMSolver, Euler, Heun, Plan, Sampler, UniPC, sample
+from alphabar.loop import sample
+from alphabar.plan import Plan, Sampler
+from alphabar.samplers import DEIS, LMS, PNDM, DPMSolver, Euler, Heun, UniPC
 from alphabar.schedule import NoiseSchedule, noise_power
 from alphabar.timesteps import Spacing
 

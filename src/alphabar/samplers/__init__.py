@@ -1,12 +1,10 @@
-"""Samplers: one file a family of tables, run by one loop (``loop.py``)."""
+"""Samplers: small frozen objects that make plans, one file a family of tables."""
 
-from alphabar.plan import Plan, Row, Sampler
 from alphabar.samplers.adams import DEIS, LMS, PNDM
 from alphabar.samplers.ddim import DDIM
 from alphabar.samplers.ddpm import DDPM
 from alphabar.samplers.dpm import DPMSolver
 from alphabar.samplers.euler import Euler, EulerAncestral, Heun
-from alphabar.samplers.loop import State, iter_sample, sample
 from alphabar.samplers.unipc import UniPC
 
 __all__ = [
@@ -19,11 +17,5 @@ __all__ = [
     "Euler",
     "EulerAncestral",
     "Heun",
-    "Plan",
-    "Row",
-    "Sampler",
-    "State",
     "UniPC",
-    "iter_sample",
-    "sample",
 ]
