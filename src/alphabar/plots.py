@@ -154,7 +154,7 @@ def _figure(path: str | Path, size: tuple[float, float], columns: int) -> Iterat
     with rc_context(STYLE), whole_file(path) as draft:
         figure = Figure(figsize=size, layout="constrained")
         yield figure.subplots(1, columns, squeeze=False)[0]
-        figure.savefig(draft)
+        figure.savefig(draft, bbox_inches="tight")  # captions of several lines outgrow the layout
 
 
 def _pillow() -> Any:
