@@ -3,13 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help test demo lint format clean
+.PHONY: help test demo lint format bench bench-check clean
 
 help:
 	@echo "make demo    noise a photograph, train on digits, sample new ones: open demo/index.html"
 	@echo "make test    linter, type checker, tests, examples in the documentation"
 	@echo "make lint    linter and type checker alone"
 	@echo "make format  lay the code out as the linter wants it"
+	@echo "make bench   measure this library beside its peers and the machine's floor: docs/benchmarks/"
+	@echo "make bench-check  measure again; fail where a recorded ratio was lost"
 	@echo "make clean   remove what the others made"
 
 test: lint
@@ -27,7 +29,19 @@ format: .venv/installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-.venv/installed: pyproject.toml constraints.txt build_native.py src/alphabar/ops/native.cpp
+# A quarter of an hour on two cores that do nothing else; ARGS="noising steps --budget 1" for less.
+bench: .venv/peers
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-check: .venv/peers
+	$(BIN)/python -m benchmarks --check $(ARGS)
+
+# Without what they depend on: torchvision would replace torch by a build of several GB.
+.venv/peers: .venv/installed
+	$(BIN)/pip install --quiet --no-deps azula==0.11.1 einops==0.8.2
+	touch $@
+
+.venv/installed: pyproject.toml constraints.txt build_native.py src/alphabar/ops/native.cpp src/alphabar/ops/kernels.h
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("alphabar needs Python 3.10 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'

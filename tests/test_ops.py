@@ -49,19 +49,21 @@ def test_philox_is_philox_everywhere(counter, key):
     assert philox(counter, key) == plain_philox(counter, key)
 
 
-addresses = st.fixed_dictionaries(
-    {"seed": st.integers(0, 2**64 - 1), "stream": words, "first": st.integers(0, 2**63 - 3)}
-)
+addresses = st.builds(ops.Address, st.integers(0, 2**64 - 1), words, st.integers(0, 2**63 - 3))
+
+
+def normals_at(samples, size, address):
+    return ops.normal(torch.empty(samples, size), address)
 
 
 @given(addresses, st.integers(1, 3), st.integers(1, 9))
 def test_uniforms_are_philox_at_their_address(address, samples, size):
-    found = ops.uniform(samples, size, **address)
-    seed, key_bits = address["seed"], 2**32
+    found = ops.uniform(samples, size, address)
+    seed, key_bits = address.seed, 2**32
     for i in range(samples):
-        sample, expected = address["first"] + i, []
+        sample, expected = address.first + i, []
         for block in range(math.ceil(size / 4)):
-            counter = (block, address["stream"], sample % key_bits, sample // key_bits)
+            counter = (block, address.stream, sample % key_bits, sample // key_bits)
             expected += [
                 (word + 0.5) / 2**32 for word in plain_philox(counter, (seed % key_bits, seed // key_bits))
             ]
@@ -70,8 +72,8 @@ def test_uniforms_are_philox_at_their_address(address, samples, size):
 
 @given(addresses, st.integers(1, 3), st.integers(1, 9))
 def test_normals_are_box_muller_of_the_uniforms_at_their_address(address, samples, size):
-    found = ops.normal(samples, size, **address)
-    pairs = ops.uniform(samples, 4 * math.ceil(size / 4), **address).double().reshape(samples, -1, 2)
+    found = normals_at(samples, size, address)
+    pairs = ops.uniform(samples, 4 * math.ceil(size / 4), address).double().reshape(samples, -1, 2)
     radius, angle = (-2 * pairs[..., 0].log()).sqrt(), 2 * math.pi * pairs[..., 1]
     exact = torch.stack([radius * angle.cos(), radius * angle.sin()], -1).reshape(samples, -1)[:, :size]
     # float32 holds an angle below 2π to 5·10⁻⁷, and the radius, below 6.77, multiplies that.
@@ -82,11 +84,11 @@ def test_normals_are_box_muller_of_the_uniforms_at_their_address(address, sample
     ("samples", "size"), [(3, 4 * BLOCKS_AT_ONCE + 5), (BLOCKS_AT_ONCE + 3, 2), (5, 30_001)]
 )
 def test_where_the_work_is_cut_does_not_show(samples, size):
-    whole = ops.normal(samples, size, seed=1, stream=2)
+    whole = normals_at(samples, size, ops.Address(1, 2))
     assert whole.shape == (samples, size)
     for i in (0, 1, samples - 1):
-        assert torch.equal(whole[i : i + 1], ops.normal(1, size, seed=1, stream=2, first=i))
-    assert torch.equal(whole[:, : size // 2], ops.normal(samples, size // 2, seed=1, stream=2))
+        assert torch.equal(whole[i : i + 1], normals_at(1, size, ops.Address(1, 2, i)))
+    assert torch.equal(whole[:, : size // 2], normals_at(samples, size // 2, ops.Address(1, 2)))
 
 
 @pytest.mark.parametrize(("word", "least", "most"), [(0, 6.76, 6.77), (2**32 - 1, 0.0, 0.0)])
@@ -94,9 +96,9 @@ def test_the_first_and_the_last_word_give_numbers(monkeypatch, word, least, most
     # √(−2 log u) with u = 2⁻³³, the smallest, and u = 1.
     monkeypatch.setattr("alphabar.ops.native.LIBRARY", None)
     monkeypatch.setattr("alphabar.ops.philox.philox4x32", lambda counter, key: (counter[0] * 0 + word,) * 4)
-    radius = ops.normal(1, 4, seed=0, stream=0).reshape(2, 2).norm(dim=1)
+    radius = normals_at(1, 4, ops.Address(0, 0)).reshape(2, 2).norm(dim=1)
     assert ((least <= radius) & (radius <= most)).all()
-    assert 0 < ops.uniform(1, 1, seed=0, stream=0).item() <= 1
+    assert 0 < ops.uniform(1, 1, ops.Address(0, 0)).item() <= 1
 
 
 # --- lincomb ---

@@ -24,12 +24,13 @@ from alphabar import noise as noise_
 from alphabar.checks import check_count, check_float
 from alphabar.denoiser import Denoise, Estimate
 from alphabar.errors import ConfigError, DtypeError, NoAnswerError, ShapeError
+from alphabar.ops import Address
 from alphabar.plan import Plan, Sampler
 from alphabar.progress import track
 
 __all__ = ["State", "iter_sample", "sample"]
 
-Draw = Callable[[int], Tensor]
+Draw = Callable[[int], Tensor | Address]
 Revise = Callable[[int, float, Tensor], Tensor]
 
 
@@ -95,7 +96,11 @@ def iter_sample(
     where = where if device is None else torch.device(device)
     plan = sampler.plan(denoiser.schedule, t_start)
     draw = _noise_source(shape, seed, generator, first, dtype, where)
-    start = draw(0) if x_t is None else _checked_start(x_t, shape).to(where)
+    if x_t is None:
+        z = draw(0)
+        start = z if isinstance(z, Tensor) else noise_.normal(shape, **z._asdict(), device=where)
+    else:
+        start = _checked_start(x_t, shape).to(where)
     return _chain(denoiser, plan, start, draw, dtype, revise or (lambda step, t, x_t: x_t))
 
 
@@ -221,9 +226,7 @@ def _noise_source(
             device, wide
         )
     key = int(torch.randint(2**63 - 1, ())) if seed is None else seed
-    return lambda stream: noise_.normal(
-        shape, seed=key, stream=stream, first=first, dtype=wide, device=device
-    )
+    return lambda stream: noise_.address(shape, seed=key, stream=stream, first=first)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from alphabar import ops
-from alphabar.errors import ConfigError
+from alphabar.errors import ConfigError, DtypeError, ShapeError
 
-__all__ = ["normal", "uniform"]
+__all__ = ["address", "normal", "uniform"]
 
 
 def normal(
@@ -25,6 +25,7 @@ def normal(
     first: int = 0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Draw standard normal noise for the samples ``first``, ``first + 1`` and so on.
 
@@ -39,18 +40,22 @@ def normal(
         first: the number of the first sample, 0 … 2⁶³−1.
         dtype: of the result; the numbers are made in float32.
         device: of the result.
+        out: where to write instead: contiguous float32 of this shape, on its own device.
 
     Returns:
         Noise of the given shape; |z| < 6.77, the largest a 32-bit uniform can give.
 
     Raises:
         ConfigError: seed, stream or first outside their ranges, or an empty shape.
+        ShapeError, DtypeError: an ``out`` of another shape, dtype or layout.
     """
-    _check_address(shape, seed=(seed, 64), stream=(stream, 32), first=(first, 63))
-    numbers = ops.normal(
-        shape[0], _size(shape), seed=seed, stream=stream, first=first, device=_device(device)
-    )
-    return numbers.reshape(tuple(shape)).to(dtype)
+    where = address(shape, seed=seed, stream=stream, first=first)
+    if out is None:
+        out = torch.empty(tuple(shape), dtype=torch.float32, device=device)
+    else:
+        _check_out(out, torch.Size(shape))
+    ops.normal(out.view(shape[0], torch.Size(shape[1:]).numel()), where)
+    return out.to(dtype)
 
 
 def uniform(
@@ -60,24 +65,24 @@ def uniform(
 
     Arguments as in :func:`normal`.
     """
-    _check_address((samples,), seed=(seed, 64), stream=(stream, 32), first=(first, 63))
-    return ops.uniform(samples, 1, seed=seed, stream=stream, first=first, device=_device(device))[:, 0]
+    place = address((samples,), seed=seed, stream=stream, first=first)
+    return ops.uniform(samples, 1, place, None if device is None else torch.device(device))[:, 0]
 
 
-def _check_address(shape: Sequence[int], **words: tuple[int, int]) -> None:
+def address(shape: Sequence[int], *, seed: int, stream: int = 0, first: int = 0) -> ops.Address:
+    """Return where the noise of a batch of this shape lies; arguments and errors as in :func:`normal`."""
     if not len(shape):
         raise ConfigError("shape is (): noise has at least a batch dimension")
-    for name, (value, bits) in words.items():
+    for name, value, bits in (("seed", seed, 64), ("stream", stream, 32), ("first", first, 63)):
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**bits:
             raise ConfigError(f"{name} is {value!r}: it must be an integer in 0 … 2^{bits} - 1")
-    first = words["first"][0]
     if first + shape[0] > 2**63:
         raise ConfigError(f"first is {first} for {shape[0]} samples: the last must be at most 2^63 - 1")
+    return ops.Address(seed, stream, first)
 
 
-def _size(shape: Sequence[int]) -> int:
-    return torch.Size(shape[1:]).numel()
-
-
-def _device(device: torch.device | str | None) -> torch.device | None:
-    return None if device is None else torch.device(device)
+def _check_out(out: Tensor, shape: torch.Size) -> None:
+    if out.shape != shape:
+        raise ShapeError(f"out has shape {tuple(out.shape)}, shape is {tuple(shape)}: make them equal")
+    if out.dtype != torch.float32 or not out.is_contiguous():
+        raise DtypeError(f"out is {out.dtype} with strides {out.stride()}: make it contiguous float32")

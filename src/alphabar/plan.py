@@ -19,7 +19,7 @@ from torch import Tensor
 
 from alphabar.errors import ConfigError, NoAnswerError, ShapeError
 from alphabar.levels import Level
-from alphabar.ops import lincomb, work_dtype
+from alphabar.ops import Address, lincomb, work_dtype
 from alphabar.schedule import NoiseSchedule
 from alphabar.steps import Form
 
@@ -56,7 +56,7 @@ class Row:
         self,
         x_t: Tensor,
         history: Sequence[Tensor],
-        noise: Tensor | None = None,
+        noise: Tensor | Address | None = None,
         variance: Tensor | None = None,
     ) -> Tensor:
         """Return x_s.
@@ -64,7 +64,7 @@ class Row:
         Args:
             x_t: (B, …) the state at t.
             history: x̂_0 and what the rows before :meth:`kept`, newest first, each like x_t.
-            noise: standard normal, like x_t; may be None where the row adds none.
+            noise: standard normal, like x_t, or the address of it; may be None where the row adds none.
             variance: the network's answer on the variance, like x_t, where ``log_variance`` is set.
 
         Raises:
@@ -75,10 +75,12 @@ class Row:
             raise ConfigError(f"the row at t = {self.t} needs {len(self.history)} estimates and its noise")
         tensors = [x_t, *history[: len(self.history)]]
         coefficients: list[float | Tensor] = [self.x, *self.history]
-        if noise is not None and self.is_random:
-            coefficients.append(self.noise_scale(variance))
-            tensors.append(noise)
-        return lincomb(coefficients, tensors)
+        if noise is None or not self.is_random:
+            return lincomb(coefficients, tensors)
+        scale = self.noise_scale(variance)
+        if isinstance(noise, Tensor):
+            return lincomb([*coefficients, scale], [*tensors, noise])
+        return lincomb(coefficients, tensors, noise=(scale, noise))
 
     def kept(self, x_t: Tensor, x_0: Tensor) -> Tensor:
         """Return what later rows remember: x̂_0 itself, or ε̂ = (x_t − √ᾱ_t · x̂_0)/√(1−ᾱ_t)."""

@@ -115,11 +115,20 @@ def scales(schedule: NoiseSchedule, t: int | Tensor, data: Tensor) -> Pair:
     Raises:
         ShapeError: the shape of t does not broadcast against the leading dimensions of the data.
     """
+    found = scale_rows(schedule, t, data)
+    if isinstance(found, Tensor):
+        signal, noise = found.reshape(*found.shape[:-1], *[1] * (data.ndim - found.ndim + 1), 2).unbind(-1)
+        return signal, noise
+    return found
+
+
+def scale_rows(schedule: NoiseSchedule, t: int | Tensor, data: Tensor) -> tuple[float, float] | Tensor:
+    """Return √ᾱ_t and √(1−ᾱ_t): numbers, or (…, 2) float64, a row for each t; errors as :func:`scales`."""
     where = checked_t(t, 0, len(schedule))
     if isinstance(where, int) or (where.ndim < 2 and where.numel() == 1):
         return _scale_numbers(schedule)[int(where)]
-    signal, noise = _scale_table(schedule, where.device)[:, spread(where, data)].unbind()
-    return signal, noise
+    _check_fits(where, data)
+    return _scale_table(schedule, where.device)[where]
 
 
 @lru_cache(maxsize=32)
@@ -130,8 +139,8 @@ def _scale_numbers(schedule: NoiseSchedule) -> list[tuple[float, float]]:
 
 @lru_cache(maxsize=32)
 def _scale_table(schedule: NoiseSchedule, device: torch.device) -> Tensor:
-    """Both scales at every t, (2, T) float64, held on the device."""
-    return torch.stack([schedule.signal_scale, schedule.noise_scale]).to(device, work_dtype(device))
+    """Both scales at every t, (T, 2) float64, held on the device."""
+    return torch.stack([schedule.signal_scale, schedule.noise_scale], -1).to(device, work_dtype(device))
 
 
 def _coefficients(schedule: NoiseSchedule, read: Reading, t: float | Tensor, data: Tensor) -> Pair:
@@ -167,12 +176,18 @@ def spread(values: Tensor, data: Tensor) -> Tensor:
     check_float(data=data)
     if values.ndim == 0:
         return values
-    fits = values.ndim <= data.ndim and all(
-        n in (1, m) for n, m in zip(values.shape, data.shape, strict=False)
-    )
-    if not fits:
+    _check_fits(values, data)
+    return values.reshape(values.shape + (1,) * (data.ndim - values.ndim))
+
+
+def _check_fits(values: Tensor, data: Tensor) -> None:
+    shape, lead = values.shape, data.shape[: values.ndim]
+    if shape != lead and not (len(shape) == len(lead) and all(map(_stretches, shape, lead))):
         raise ShapeError(
-            f"t has shape {tuple(values.shape)}, the data {tuple(data.shape)}: t must broadcast against its "
+            f"t has shape {tuple(shape)}, the data {tuple(data.shape)}: t must broadcast against its "
             "leading dimensions: one t in all, (B,) one a sample, (B, L) one a token"
         )
-    return values.reshape(values.shape + (1,) * (data.ndim - values.ndim))
+
+
+def _stretches(size: int, onto: int) -> bool:
+    return size in (1, onto)

@@ -1,6 +1,6 @@
 """The one primitive and the noise it may need: add up a few tensors, draw a Gaussian by address.
 
-    lincomb:  out = c_0 · x_0 + c_1 · x_1 + …
+    lincomb:  out = c_0 · x_0 + c_1 · x_1 + … + c · z
     normal:   z = Box–Muller(Philox(seed; block, stream, sample))
 
 Everything the library does to data is a call of one of these two. This is their reference in plain torch,
@@ -8,6 +8,7 @@ for any device.
 """
 
 from alphabar.ops.lincomb import lincomb, work_dtype
+from alphabar.ops.native import Address
 from alphabar.ops.philox import normal, philox4x32, uniform
 
-__all__ = ["lincomb", "normal", "philox4x32", "uniform", "work_dtype"]
+__all__ = ["Address", "lincomb", "normal", "philox4x32", "uniform", "work_dtype"]

@@ -1,4 +1,4 @@
-"""out = c_0 · x_0 + c_1 · x_1 + …: worked out in float64, rounded once.
+"""out = c_0 · x_0 + c_1 · x_1 + … + c · z: worked out in float64, rounded once.
 
 Products of float32 data and rounded coefficients cancel: where two large terms nearly meet, float32
 arithmetic leaves an error of many units in the last place of the small result. In float64 the only
@@ -13,20 +13,25 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from alphabar.ops import native
+from alphabar.ops.native import Address
+from alphabar.ops.philox import normal
 
 __all__ = ["lincomb", "work_dtype"]
 
 BLOCK = 1 << 16  # elements whose float64 intermediates fit in a core's cache
 
 Coefficient = float | Tensor
+Term = tuple[Coefficient, Tensor]
 
 
 def lincomb(
-    coefficients: Sequence[Coefficient],
+    coefficients: Sequence[Coefficient] | Tensor,
     tensors: Sequence[Tensor],
     *,
+    noise: tuple[Coefficient, Address] | None = None,
     out: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
@@ -35,21 +40,30 @@ def lincomb(
     Differentiable where an input requires a gradient and ``out`` is not given.
 
     Args:
-        coefficients: numbers, 0-d tensors, or tensors with as many dimensions as the data, each 1 or equal.
+        coefficients: numbers, 0-d tensors, or tensors with as many dimensions as the data, each 1 or equal;
+            or a table (…, n) whose rows belong to the leading dimensions.
         tensors: data of one shape.
+        noise: a last coefficient and the address of the noise it multiplies, drawn for the first dimension's
+            samples; the CPU kernels make it on the way, and it never lies in memory.
         out: where to write; may be one of ``tensors``.
         dtype: of the result; by default that of the first tensor.
 
     Returns:
         ``out``, or a new tensor.
     """
+    if out is not None:
+        increment_version(out)  # what autograd kept of it must not be used
+    if isinstance(coefficients, Tensor):
+        return _by_rows(coefficients, tensors, out, dtype)
     terms = [(c, x) for c, x in zip(coefficients, tensors, strict=True) if isinstance(c, Tensor) or c != 0]
     like = tensors[0]
-    if out is None and torch.is_grad_enabled() and any(_needs_grad(term) for term in terms):
+    if out is None and torch.is_grad_enabled() and any(map(_needs_grad, terms)):
+        terms += _drawn(noise, like)
         return _sum(terms, like).to(dtype or like.dtype)
     result = torch.empty_like(like, dtype=dtype or like.dtype) if out is None else out
-    if terms and native.lincomb([c for c, _ in terms], [x for _, x in terms], result):
+    if _in_one_pass(terms, result, noise):
         return result
+    terms += _drawn(noise, like)
     for rows in _blocks(like):
         result[rows] = _sum([(_rows(c, rows), x[rows]) for c, x in terms], like[rows])
     return result
@@ -60,7 +74,36 @@ def work_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _sum(terms: Sequence[tuple[Coefficient, Tensor]], like: Tensor) -> Tensor:
+def _by_rows(
+    table: Tensor, tensors: Sequence[Tensor], out: Tensor | None, dtype: torch.dtype | None
+) -> Tensor:
+    like = tensors[0]
+    if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors):
+        result = torch.empty_like(like, dtype=dtype or like.dtype) if out is None else out
+        if native.by_rows(table, tensors, result):
+            return result
+    columns = table.reshape(*table.shape[:-1], *[1] * (like.ndim - table.ndim + 1), len(tensors)).unbind(-1)
+    return lincomb(columns, tensors, out=out, dtype=dtype)
+
+
+def _in_one_pass(terms: Sequence[Term], out: Tensor, noise: tuple[Coefficient, Address] | None) -> bool:
+    if not terms:
+        return False
+    coefficients, tensors = zip(*terms, strict=True)
+    if noise is None:
+        return native.lincomb(coefficients, tensors, out)
+    return native.lincomb((*coefficients, noise[0]), tensors, out, noise[1])
+
+
+def _drawn(noise: tuple[Coefficient, Address] | None, like: Tensor) -> list[Term]:
+    if noise is None:
+        return []
+    z = torch.empty(like.shape, dtype=torch.float32, device=like.device)
+    normal(z.view(len(z), -1), noise[1])
+    return [(noise[0], z.to(like.dtype))]
+
+
+def _sum(terms: Sequence[Term], like: Tensor) -> Tensor:
     work = work_dtype(like.device)
     total = torch.zeros((), dtype=work, device=like.device)
     for coefficient, tensor in terms:
@@ -72,7 +115,7 @@ def _widened(coefficient: Coefficient, dtype: torch.dtype, device: torch.device)
     return coefficient.to(dtype).to(device) if isinstance(coefficient, Tensor) else coefficient
 
 
-def _needs_grad(term: tuple[Coefficient, Tensor]) -> bool:
+def _needs_grad(term: Term) -> bool:
     return any(isinstance(part, Tensor) and part.requires_grad for part in term)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from alphabar.ops import native
+from alphabar.ops.native import Address
 
 __all__ = ["normal", "philox4x32", "uniform"]
 
@@ -47,41 +48,23 @@ def philox4x32(counter: Words, key: tuple[int, int]) -> Words:
     return c0, c1, c2, c3
 
 
-def normal(
-    samples: int, size: int, *, seed: int, stream: int, first: int = 0, device: torch.device | None = None
-) -> Tensor:
-    """Return (samples, size) float32 standard normals; row i belongs to sample ``first + i``."""
-    if device is None or device.type == "cpu":
-        made = native.normal(samples, size, seed=seed, stream=stream, first=first)
-        if made is not None:
-            return made
-    return _addressed(_box_muller, samples, size, seed, stream, first, device)
+def normal(out: Tensor, address: Address) -> Tensor:
+    """Fill (samples, size) contiguous float32 with standard normals; row i is sample ``first + i``."""
+    if native.normal(out, address):
+        return out
+    samples, size = out.shape
+    return out.copy_(_addressed(_box_muller, samples, size, address, out.device))
 
 
-def uniform(
-    samples: int, size: int, *, seed: int, stream: int, first: int = 0, device: torch.device | None = None
-) -> Tensor:
+def uniform(samples: int, size: int, address: Address, device: torch.device | None = None) -> Tensor:
     """Return (samples, size) float32 numbers, uniform in (0, 1]; row i belongs to sample ``first + i``."""
-    return _addressed(
-        lambda words: torch.stack([_unit(word) for word in words], -1),
-        samples,
-        size,
-        seed,
-        stream,
-        first,
-        device,
-    )
+    return _addressed(_uniforms, samples, size, address, device)
 
 
 def _addressed(
-    numbers: Callable[[Words], Tensor],
-    samples: int,
-    size: int,
-    seed: int,
-    stream: int,
-    first: int,
-    device: torch.device | None,
+    numbers: Callable[[Words], Tensor], samples: int, size: int, address: Address, device: torch.device | None
 ) -> Tensor:
+    seed, stream, first = address
     key = (seed & MASK, seed >> 32)
     blocks = math.ceil(size / 4)
     out = torch.empty(samples, blocks, 4, device=device)
@@ -104,6 +87,10 @@ def _product(multiplier: int, word: Tensor) -> tuple[Tensor, Tensor]:
 
 def _unit(word: Tensor) -> Tensor:
     return word.to(torch.float32) * 2**-32 + 2**-33
+
+
+def _uniforms(words: Words) -> Tensor:
+    return torch.stack([_unit(word) for word in words], -1)
 
 
 def _box_muller(words: Words) -> Tensor:
