@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import platform
 import re
 import sys
@@ -31,6 +32,7 @@ from alphabar.data import load_data, read_image, to_unit
 from alphabar.errors import AlphabarError, ConfigError, look_up
 from alphabar.exact import ranking
 from alphabar.ops import native
+from alphabar.ops.backends import backend
 from alphabar.progress import track
 from alphabar.schedule import FAMILIES, NoiseSchedule
 from alphabar.train import TrainConfig, has_bfloat16, train
@@ -110,12 +112,14 @@ class Samplers:
         counts = _counts(self.evals)
         schedule = _schedule(self.schedule, self.diffusion_steps)
         best = [{score.solver: score for score in reversed(ranking(schedule, n))} for n in counts]
-        order = sorted(best[-1], key=lambda solver: best[-1][solver].error)
+        known = dict.fromkeys(solver for scores in best for solver in scores)
+        order = sorted(known, key=lambda solver: best[-1][solver].error if solver in best[-1] else math.inf)
         print(f"{'error at evaluations':22}" + "".join(f"{n:>18}" for n in counts))
         for solver in order:
-            cells = (f"{scores[solver].error:9.5f} {scores[solver].spacing:8}" for scores in best)
+            rows = (scores.get(solver) for scores in best)  # Fitted has no table for every count
+            cells = (f"{row.error:9.5f} {row.spacing:8}" if row else f"{'—':>9}{'':9}" for row in rows)
             print(f"{solver:22}" + "".join(cells).rstrip())
-        curves = {solver: [(s[solver].evaluations, s[solver].error) for s in best] for solver in order}
+        curves = {name: [(s[name].evaluations, s[name].error) for s in best if name in s] for name in order}
         plots.error_curves(curves, self.out)
         wrote(self.out)
 
@@ -182,6 +186,7 @@ class Info:
             "alphabar": f"{alphabar.__version__}, Python {python}, torch {torch.__version__}",
             "CPU": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
             "CPU kernels": native.REASON or "native, built with the package",
+            "GPU kernels": "Triton" if backend(torch.device("cuda")) else "none: triton is not installed",
             "GPU": torch.cuda.get_device_name() if cuda else "none",
             "training in": "bfloat16" if has_bfloat16(PartialState().device) else "float32",
         }

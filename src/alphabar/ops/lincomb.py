@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from alphabar.ops import native
+from alphabar.ops.backends import backend
 from alphabar.ops.native import Address
 from alphabar.ops.philox import normal
 
@@ -80,19 +80,21 @@ def _by_rows(
     like = tensors[0]
     if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors):
         result = torch.empty_like(like, dtype=dtype or like.dtype) if out is None else out
-        if native.by_rows(table, tensors, result):
+        kernels = backend(like.device)
+        if kernels and kernels.by_rows(table, tensors, result):
             return result
     columns = table.reshape(*table.shape[:-1], *[1] * (like.ndim - table.ndim + 1), len(tensors)).unbind(-1)
     return lincomb(columns, tensors, out=out, dtype=dtype)
 
 
 def _in_one_pass(terms: Sequence[Term], out: Tensor, noise: tuple[Coefficient, Address] | None) -> bool:
-    if not terms:
+    kernels = backend(out.device)
+    if not terms or kernels is None:
         return False
     coefficients, tensors = zip(*terms, strict=True)
     if noise is None:
-        return native.lincomb(coefficients, tensors, out)
-    return native.lincomb((*coefficients, noise[0]), tensors, out, noise[1])
+        return bool(kernels.lincomb(coefficients, tensors, out))
+    return bool(kernels.lincomb((*coefficients, noise[0]), tensors, out, noise[1]))
 
 
 def _drawn(noise: tuple[Coefficient, Address] | None, like: Tensor) -> list[Term]:

@@ -53,15 +53,15 @@ def lincomb(
         out: where to write.
         noise: the address of noise to add; for contiguous float32 data.
     """
-    if LIBRARY is None or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if LIBRARY is None:
         return False
-    lead = max(map(_leading, coefficients))
+    lead = max(map(leading, coefficients))
     if not lead:
         rows = 1 if noise is None else len(out)
         return bool(LIBRARY.lincomb(tuple(map(float, coefficients)), rows, tuple(tensors), out, noise))
     if lead == out.ndim > 1 or (lead > 1 and noise is not None):
         return False  # a coefficient for each element; or noise by sample, but coefficients by token
-    table = _table(coefficients, out.shape[:lead])
+    table = table_of(coefficients, out.shape[:lead], out.device)
     return bool(LIBRARY.lincomb(table, len(table), tuple(tensors), out, noise))
 
 
@@ -69,7 +69,7 @@ def by_rows(table: Tensor, tensors: Sequence[Tensor], out: Tensor) -> bool:
     """The same with a (…, n) float64 table whose rows belong to the leading dimensions of the data."""
     lead = table.ndim - 1
     fits = table.device.type == "cpu" and lead < out.ndim and table.shape[:-1] == out.shape[:lead]
-    if LIBRARY is None or not fits or torch.compiler.is_compiling() or not table.is_contiguous():
+    if LIBRARY is None or not fits or not table.is_contiguous():
         return False
     rows = table.numel() // len(tensors)
     return bool(LIBRARY.lincomb(table, rows, tuple(tensors), out, None))
@@ -77,25 +77,23 @@ def by_rows(table: Tensor, tensors: Sequence[Tensor], out: Tensor) -> bool:
 
 def normal(out: Tensor, address: Address) -> bool:
     """Fill (samples, size) float32 with normals and return True, or return False without kernels."""
-    if LIBRARY is None or torch.compiler.is_compiling() or out.device.type != "cpu":
+    if LIBRARY is None:
         return False
     LIBRARY.normal(*out.shape, *address, out.data_ptr())
     return True
 
 
-def _table(coefficients: Sequence[Coefficient], shape: torch.Size) -> Tensor:
+def table_of(coefficients: Sequence[Coefficient], shape: torch.Size, device: torch.device) -> Tensor:
     """Return (rows, n) float64 coefficients of the rows that these leading dimensions make."""
-    return torch.stack([_spread(c, shape) for c in coefficients], -1).reshape(-1, len(coefficients))
+
+    def spread(coefficient: Coefficient) -> Tensor:
+        c = torch.as_tensor(coefficient, dtype=torch.float64, device=device)
+        return (c.reshape(c.shape[: len(shape)]) if c.ndim else c).expand(shape)
+
+    return torch.stack([spread(c) for c in coefficients], -1).reshape(-1, len(coefficients))
 
 
-def _spread(coefficient: Coefficient, shape: torch.Size) -> Tensor:
-    """Return a coefficient for each row, float64."""
-    if isinstance(coefficient, Tensor) and coefficient.ndim:
-        return coefficient.to("cpu", torch.float64).reshape(coefficient.shape[: len(shape)]).expand(shape)
-    return torch.full(shape, float(coefficient), dtype=torch.float64)
-
-
-def _leading(coefficient: Coefficient) -> int:
+def leading(coefficient: Coefficient) -> int:
     """How many leading dimensions a coefficient varies over."""
     if not isinstance(coefficient, Tensor):
         return 0

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from alphabar.ops import native
+from alphabar.ops.backends import backend
 from alphabar.ops.native import Address
 
 __all__ = ["normal", "philox4x32", "uniform"]
@@ -50,7 +50,8 @@ def philox4x32(counter: Words, key: tuple[int, int]) -> Words:
 
 def normal(out: Tensor, address: Address) -> Tensor:
     """Fill (samples, size) contiguous float32 with standard normals; row i is sample ``first + i``."""
-    if native.normal(out, address):
+    kernels = backend(out.device)
+    if kernels and kernels.normal(out, address):
         return out
     samples, size = out.shape
     return out.copy_(_addressed(_box_muller, samples, size, address, out.device))

@@ -1,0 +1,34 @@
+"""Which kernels serve a device: ``native`` the CPU, ``cuda`` a GPU of NVIDIA. The rest is the reference's.
+
+A backend is a module of three functions that say whether they did the work:
+
+    lincomb(coefficients, tensors, out, noise)      by_rows(table, tensors, out)      normal(out, address)
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
+
+import torch
+
+from alphabar.ops import native
+
+__all__ = ["backend"]
+
+
+def backend(device: torch.device) -> ModuleType | None:
+    """Return the kernels for a device; None without any, while tracing and under functorch."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return None
+    return native if device.type == "cpu" else _triton() if device.type == "cuda" else None
+
+
+@lru_cache(maxsize=1)
+def _triton() -> ModuleType | None:
+    """Triton comes with torch where there are NVIDIA GPUs; it takes a second to load."""
+    try:
+        return import_module("alphabar.ops.cuda")
+    except ImportError:
+        return None
