@@ -1,0 +1,30 @@
+"""The subjects: each module has TITLE, ABOUT and ``run(settings)``, which yields results as they come."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+__all__ = ["NEEDS_DATA", "SUBJECTS", "subject"]
+
+SUBJECTS = (
+    "correctness",
+    "noising",
+    "noise",
+    "noise_and_noising",
+    "steps",
+    "schedulers",
+    "sampling",
+    "training",
+    "import_time",
+    "memory",
+    "growth",
+    "threads",
+    "quality",
+)
+NEEDS_DATA = frozenset({"quality"})
+
+
+def subject(name: str) -> ModuleType:
+    """Return the module of a subject."""
+    return import_module(f"benchmarks.subjects.{name}")

@@ -1,0 +1,167 @@
+"""The measuring code, on made-up numbers: nothing here looks at how fast the machine is."""
+
+import json
+
+import pytest
+
+from benchmarks import check, report
+from benchmarks.__main__ import main
+from benchmarks.measure import FEWEST, Case, Result, Settings, measure, spread
+from benchmarks.subjects import SUBJECTS, subject
+from benchmarks.subjects.growth import slope
+from benchmarks.subjects.quality import _known
+
+
+def made_up(ours=2.0, theirs=6.0, aim=2.5):
+    return Result("adding", {"alphabar": [ours] * 5, "diffusers": [theirs] * 5}, {"diffusers": aim})
+
+
+def recorded(out, *results):
+    facts = {
+        "date": "2026-01-01",
+        "machine": {"CPU": "one", "threads": 2},
+        "versions": {"torch": "2"},
+        "absent": {},
+    }
+    report.save(out / "cpu", "noising", facts, [result.record() for result in results])
+    return report.load(out / "cpu", "noising")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind(monkeypatch):
+    """The command sets threads, warnings and logging for the whole process, here that of all tests."""
+    monkeypatch.setattr("benchmarks.__main__._quiet", lambda given: None)
+
+
+@pytest.fixture
+def only_noising(monkeypatch):
+    """Let the subject ``noising`` yield the result that a test makes up."""
+
+    def set_to(result):
+        monkeypatch.setattr(subject("noising"), "run", lambda settings: iter([result]))
+
+    return set_to
+
+
+def test_median_and_quartiles():
+    assert spread([4.0]) == (4, 4, 4)
+    assert spread([5.0, 1.0, 3.0, 2.0, 4.0]) == (3, 2, 4)
+
+
+def test_ratio_is_taken_within_each_round():
+    # A machine that slows down by ten in the middle of a run changes no ratio.
+    result = Result("adding", {"alphabar": [1.0, 1.0, 10.0], "diffusers": [3.0, 3.0, 30.0]})
+    assert result.ratio("diffusers") == (3, 3, 3)
+
+
+def test_record_survives_json():
+    record = made_up().record()
+    assert json.loads(json.dumps(record)) == record
+    assert record["ratios"]["diffusers"]["median"] == 3
+    assert record["values"]["alphabar"] == {"median": 2, "low": 2, "high": 2}
+
+
+def test_entrants_take_turns_there_and_back():
+    calls = []
+    case = Case("turns", {"alphabar": lambda: calls.append("a"), "diffusers": lambda: calls.append("d")})
+    result = measure(case, Settings(budget=0))
+    turns = "".join(calls)
+    assert {len(numbers) for numbers in result.samples.values()} == {FEWEST}
+    runs = [turn for i, turn in enumerate(turns) if i == 0 or turns[i - 1] != turn]
+    # To warm up a, then d; then a d | d a | a d | …, which meet in pairs.
+    assert len(runs) == 2 + FEWEST + 1
+
+
+@pytest.mark.parametrize(
+    ("floor", "theirs", "code"),
+    [(3.0, [6.0, 6.0, 6.0], 0), (3.1, [6.0, 6.0, 6.0], 1), (3.1, [5.0, 6.0, 7.0], 0)],
+)
+def test_check_fails_below_the_floor_by_more_than_the_spread(
+    tmp_path, only_noising, capsys, floor, theirs, code
+):
+    result = Result("adding", {"alphabar": [2.0] * 3, "diffusers": theirs}, {"diffusers": 1.0})
+    only_noising(result)
+    (tmp_path / "cpu").mkdir()
+    floors = {"noising": {"adding | diffusers": floor, "no longer measured | azula": 9.0}}
+    (tmp_path / "cpu" / "floors.json").write_text(json.dumps(floors))
+    assert main(["--check", "--out", str(tmp_path)]) == code
+    assert ("floor 3.10" in capsys.readouterr().out) == bool(code)
+    assert not (tmp_path / "cpu" / "noising.json").exists()
+
+
+def test_check_without_floors_is_no_success(tmp_path):
+    assert main(["--check", "--out", str(tmp_path)]) == 1
+
+
+def test_floors_are_what_was_measured_less_a_tenth(tmp_path):
+    recorded(tmp_path, made_up())
+    check.record_floors(tmp_path / "cpu")
+    assert check.read_floors(tmp_path / "cpu") == {"noising": {"adding | diffusers": 2.7}}
+
+
+def test_tables_come_from_the_record_alone(tmp_path):
+    recorded(tmp_path, made_up())
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- results: cpu -->\nstale\n<!-- /results: cpu -->\nafter\n")
+    report.refresh(tmp_path)
+    once = page.read_text()
+    assert "| Noising: adding | diffusers | 3.00 (3.00 … 3.00) | ≥ 2.50 | reached |" in once
+    assert "| adding | 2 s | 6 s | 3.00 (3.00 … 3.00) |" in once
+    assert once.startswith("before\n") and once.endswith("after\n") and "stale" not in once
+    report.refresh(tmp_path)
+    assert page.read_text() == once
+
+
+def test_committed_tables_are_those_of_the_committed_records(tmp_path):
+    committed = (report.DOCS / "README.md").read_text()
+    for record in report.DOCS.rglob("*.*"):
+        copy = tmp_path / record.relative_to(report.DOCS)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(record.read_bytes())
+    report.refresh(tmp_path)
+    assert (tmp_path / "README.md").read_text() == committed
+
+
+def test_a_missed_aim_is_said(tmp_path):
+    assert "**missed**" in report.aims_table([recorded(tmp_path, made_up(aim=3.5))])
+
+
+def test_a_run_writes_its_record_its_picture_and_the_page(tmp_path, only_noising):
+    only_noising(made_up())
+    (tmp_path / "README.md").write_text("<!-- results: cpu -->\n<!-- /results: cpu -->\n")
+    assert main(["noising", "--out", str(tmp_path)]) == 0
+    assert report.load(tmp_path / "cpu", "noising")["cases"] == [made_up().record()]
+    assert (tmp_path / "cpu" / "noising.png").stat().st_size > 1000
+    assert "![Noising](cpu/noising.png)" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_every_subject_imports_and_is_described(name):
+    module = subject(name)
+    assert module.TITLE and module.ABOUT.endswith(".") and callable(module.run)
+
+
+def test_list_names_every_subject(capsys):
+    assert main(["--list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(SUBJECTS)
+
+
+def test_unknown_subject_is_refused(tmp_path):
+    assert main(["nosing", "--out", str(tmp_path)]) == 2
+
+
+def test_slope_of_a_straight_line_is_one():
+    assert slope([(10**power, 3e-9 * 10**power + 1e-6) for power in range(5, 9)]) == pytest.approx(
+        1, abs=1e-3
+    )
+    assert slope([(1, 5.0), (10**5, 1.0), (10**6, 10.0), (10**7, 100.0)]) == pytest.approx(1)
+
+
+def test_earlier_runs_of_the_same_kind_are_kept():
+    told = {"seconds": 300.0, "samples": 1000, "training images": 55000}
+    samples = {"alphabar": [5.0], "real": [1.0]}
+    case = Result("d", samples, unit="distance", notes={**told, "updates of alphabar": 900}).record()
+    kept = _known({"cases": [case]}, told)
+    assert kept == {"alphabar": {"distance": 5.0, "updates": 900}, "real": {"distance": 1.0}}
+    assert _known({"cases": [case]}, {**told, "seconds": 60.0}) == {}
+    assert _known({}, told) == {}
