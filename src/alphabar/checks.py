@@ -122,8 +122,17 @@ def checked_t(t: int | Tensor, lowest: int, steps: int) -> int | Tensor:
         raise TimestepError(f"t is {t!r}: pass an integer or a tensor of integers")
     if isinstance(t, Tensor) and (t.dtype == torch.bool or t.is_floating_point() or t.is_complex()):
         raise TimestepError(f"t has dtype {t.dtype}: pass integers, for instance t.long()")
-    least, most = (t, t) if isinstance(t, int) else map(int, t.aminmax()) if t.numel() else (lowest, lowest)
+    if isinstance(t, Tensor) and not t.numel():
+        return t.long()
+    least, most = _range(t) if isinstance(t, Tensor) else (t, t)
     if least < lowest or most >= steps:
         wrong = least if least < lowest else most
         raise TimestepError(f"t = {wrong} is outside {lowest} … {steps - 1} (t counts from 0, T = {steps})")
     return t if isinstance(t, int) else t.long()
+
+
+def _range(t: Tensor) -> tuple[int, int]:
+    if t.numel() == 1:
+        return int(t), int(t)
+    least, most = t.aminmax()
+    return int(least), int(most)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 import torch
@@ -60,6 +61,7 @@ def iter_sample(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
     revise: Revise | None = None,
+    reuse: bool = False,
 ) -> Iterator[State]:
     """Yield the chain's states from noise to sample: n+1 of them for n evaluations of the network.
 
@@ -79,6 +81,7 @@ def iter_sample(
         device: where the chain runs; by default the device of ``x_t``, or torch's default device.
         revise: ``(step, t, x_t) -> x_t``, what is done to every state, the first and the last too, before
             anything else sees it.
+        reuse: write each x_t over the one before, for callers that keep none; without ``revise`` only.
 
     Raises:
         ConfigError: both seed and generator, or t_start without x_t.
@@ -90,8 +93,7 @@ def iter_sample(
     check_count(**{f"shape[{i}]": n for i, n in enumerate(shape)})
     if t_start is not None and x_t is None:
         raise ConfigError(f"t_start is {t_start}, but no x_t is given: give the noisy data to start from")
-    if not hasattr(sampler, "plan"):
-        raise DtypeError(f"sampler is {sampler!r}: pass a sampler, such as DDIM(steps=50)")
+    _check_sampler(sampler)
     where = x_t.device if isinstance(x_t, Tensor) else torch.get_default_device()
     where = where if device is None else torch.device(device)
     plan = sampler.plan(denoiser.schedule, t_start)
@@ -101,7 +103,9 @@ def iter_sample(
         start = z if isinstance(z, Tensor) else noise_.normal(shape, **z._asdict(), device=where)
     else:
         start = _checked_start(x_t, shape).to(where)
-    return _chain(denoiser, plan, start, draw, dtype, revise or (lambda step, t, x_t: x_t))
+    reuse = reuse and revise is None and not torch.compiler.is_compiling()
+    start = start.detach().to(_wide(dtype), copy=reuse and x_t is not None)
+    return _chain(denoiser, plan, start, draw, dtype, revise or (lambda step, t, x_t: x_t), reuse)
 
 
 def sample(
@@ -144,10 +148,12 @@ def sample(
     Raises:
         AlphabarError: as :func:`iter_sample`.
     """
+    _check_sampler(sampler)
+    plan = sampler.plan(denoiser.schedule, t_start)
     states = iter_sample(
         denoiser,
         shape,
-        sampler,
+        plan,
         seed=seed,
         generator=generator,
         x_t=x_t,
@@ -156,20 +162,26 @@ def sample(
         dtype=dtype,
         device=device,
         revise=revise,
+        reuse=True,
     )
-    total = len(sampler.plan(denoiser.schedule, t_start)) + 1
-    for state in track(states, total, "sampling", shown=progress):
-        last = state.x_t
-    return last.to(dtype)
+    # A loop over the states themselves would keep x̂_0 alive through the next evaluation.
+    x_ts: Iterator[Tensor] = map(attrgetter("x_t"), states)
+    last = deque(track(x_ts, len(plan) + 1, "sampling", shown=progress), maxlen=1)
+    return last.pop().to(dtype)
+
+
+def _check_sampler(sampler: Sampler) -> None:
+    if not hasattr(sampler, "plan"):
+        raise DtypeError(f"sampler is {sampler!r}: pass a sampler, such as DDIM(steps=50)")
 
 
 def _chain(
-    denoiser: Denoise, plan: Plan, x_t: Tensor, draw: Draw, dtype: torch.dtype, revise: Revise
+    denoiser: Denoise, plan: Plan, x_t: Tensor, draw: Draw, dtype: torch.dtype, revise: Revise, reuse: bool
 ) -> Iterator[State]:
     kept: deque[Tensor] = deque(maxlen=plan.memory - 1)
     finite: list[Tensor] = []
     level = -1 if plan.rises else plan.rows[0].t
-    x_t = revise(0, level, x_t.detach().to(_wide(dtype)))
+    x_t = revise(0, level, x_t)
     for step, row in enumerate(plan.rows):
         x_0, variance = estimate = _asked(denoiser, x_t, step, row.t, dtype)
         finite.append(torch.stack([part.isfinite().all() for part in estimate if part is not None]).all())
@@ -177,9 +189,11 @@ def _chain(
             _check_finite(finite, plan)
         yield State(step, level, x_t, x_0)
         noise = draw(step + 1) if row.is_random else None
-        x_s = row.advance(x_t, (x_0, *kept), noise, variance)
+        history = x_0, *kept
         kept.appendleft(row.kept(x_t, x_0))
+        x_s = row.advance(x_t, history, noise, variance, out=x_t if reuse else None)
         x_t, level = revise(step + 1, row.s, x_s), row.s
+        del estimate, x_0, variance, history, noise, x_s  # or they would live through the next evaluation
     yield State(len(plan), level, x_t, x_t)
 
 

@@ -58,6 +58,7 @@ class Row:
         history: Sequence[Tensor],
         noise: Tensor | Address | None = None,
         variance: Tensor | None = None,
+        out: Tensor | None = None,
     ) -> Tensor:
         """Return x_s.
 
@@ -66,6 +67,7 @@ class Row:
             history: x̂_0 and what the rows before :meth:`kept`, newest first, each like x_t.
             noise: standard normal, like x_t, or the address of it; may be None where the row adds none.
             variance: the network's answer on the variance, like x_t, where ``log_variance`` is set.
+            out: where to write, like x_t; may be x_t.
 
         Raises:
             ShapeError: ``log_variance`` is set and the network gave no answer on the variance.
@@ -76,11 +78,11 @@ class Row:
         tensors = [x_t, *history[: len(self.history)]]
         coefficients: list[float | Tensor] = [self.x, *self.history]
         if noise is None or not self.is_random:
-            return lincomb(coefficients, tensors)
+            return lincomb(coefficients, tensors, out=out)
         scale = self.noise_scale(variance)
         if isinstance(noise, Tensor):
-            return lincomb([*coefficients, scale], [*tensors, noise])
-        return lincomb(coefficients, tensors, noise=(scale, noise))
+            return lincomb([*coefficients, scale], [*tensors, noise], out=out)
+        return lincomb(coefficients, tensors, noise=(scale, noise), out=out)
 
     def kept(self, x_t: Tensor, x_0: Tensor) -> Tensor:
         """Return what later rows remember: x̂_0 itself, or ε̂ = (x_t − √ᾱ_t · x̂_0)/√(1−ᾱ_t)."""

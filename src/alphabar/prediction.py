@@ -151,6 +151,11 @@ def _coefficients(schedule: NoiseSchedule, read: Reading, t: float | Tensor, dat
 
 def _numbers(schedule: NoiseSchedule, read: Reading, t: float) -> Pair:
     """Return the coefficients at one t as plain numbers: no step of a chain then waits for its device."""
+    return _kept_numbers(schedule, read, t)
+
+
+@lru_cache(maxsize=4096)
+def _kept_numbers(schedule: NoiseSchedule, read: Reading, t: float) -> Pair:
     of_x_t, of_output = read(*_scales(log_alpha_bar_between(schedule, t)))
     return float(of_x_t), float(of_output)
 

@@ -84,6 +84,8 @@ class TrainConfig:
     """Decay of the averaged parameters, which are the result."""
     precision: str = "auto"
     """Of the network's arithmetic: float32, bfloat16, or auto (bfloat16 where the processor has it)."""
+    compile: bool = False
+    """Compile the network: pays on a GPU in long runs."""
     seed: int = 0
     """Of every random choice."""
 
@@ -156,6 +158,8 @@ def train(
     bare = network or _new_network(config, shape, len(classes))
     optimizer = torch.optim.AdamW(bare.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
     model, optimizer = accelerator.prepare(bare.train(), optimizer)
+    if config.compile:
+        model = torch.compile(model)
     ema = EMA(bare.parameters(), config.ema_decay)
 
     def snapshot() -> Checkpoint:
@@ -164,6 +168,7 @@ def train(
         return Checkpoint(kept, schedule, config.prediction, shape, classes, asdict(config))
 
     share = config.batch_size // processes
+    space = torch.empty(2, share, *shape, device=accelerator.device)  # of the noise and of x_t, used again
     order = _Order(len(data), config, rank * share, share)
     began = time.monotonic()
     for step, batch in enumerate(_batches(data, order, accelerator.device)):
@@ -173,7 +178,7 @@ def train(
         rate = _rate(config, step, gone)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        loss = _loss(model, schedule, config, batch, order.first(step), len(classes))
+        loss = _loss(model, schedule, config, batch, order.first(step), len(classes), space)
         value = float(accelerator.reduce(loss.detach(), "mean"))
         if not math.isfinite(value):
             raise NoAnswerError(f"the loss is {value} at step {step + 1}: lower the learning rate, {rate:g}")
@@ -192,6 +197,7 @@ def _loss(
     batch: Batch,
     first: int,
     classes: int,
+    space: Tensor,
 ) -> Tensor:
     device, count = batch.images.device, len(batch.images)
 
@@ -207,8 +213,8 @@ def _loss(
     place = torch.arange(first, first + count, device=device) % config.batch_size
     share = TIMESTEPS[config.timesteps](chance(TIMESTEP).double(), place, config.batch_size)
     t = (share * len(schedule)).long()
-    noise = noise_.normal(x_0.shape, seed=config.seed, stream=NOISE, first=first, device=device)
-    x_t = add_noise(schedule, x_0, noise, t)
+    noise = noise_.normal(x_0.shape, seed=config.seed, stream=NOISE, first=first, out=space[0])
+    x_t = add_noise(schedule, x_0, noise, t, out=space[1])
     with torch.autocast(device.type, torch.bfloat16, enabled=PRECISIONS[config.precision](device)):
         output = answer(model, x_t, t, labels)
     return F.mse_loss(output.float(), target(schedule, config.prediction, x_0, noise, t))

@@ -51,7 +51,7 @@ def lincomb(
     Returns:
         ``out``, or a new tensor.
     """
-    if out is not None:
+    if out is not None and not torch.compiler.is_compiling():
         increment_version(out)  # what autograd kept of it must not be used
     if isinstance(coefficients, Tensor):
         return _by_rows(coefficients, tensors, out, dtype)
