@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alphabar import ops
+from alphabar.errors import ConfigError
 from alphabar.ops.lincomb import BLOCK
 from alphabar.ops.philox import BLOCKS_AT_ONCE
 
@@ -154,7 +155,7 @@ def test_gradients_flow_to_data_and_coefficients():
 
 
 def test_coefficients_and_tensors_come_in_equal_numbers():
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ConfigError, match="2 coefficients for 1 tensors"):
         ops.lincomb([1.0, 2.0], [torch.ones(2)])
 
 

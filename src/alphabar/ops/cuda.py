@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from alphabar.ops.native import Address, Coefficient, leading, table_of
+from alphabar.ops.native import Address, Coefficient, leading, table_of, without_zeros
 
 __all__ = ["by_rows", "lincomb", "normal"]
 
@@ -137,6 +137,9 @@ def lincomb(
     coefficients: Sequence[Coefficient], tensors: Sequence[Tensor], out: Tensor, noise: Address | None = None
 ) -> bool:
     """Write the sum into ``out`` and return True, or return False where the kernel does not cover it."""
+    coefficients, tensors = without_zeros(coefficients, tensors)
+    if not tensors:
+        return False
     lead = max(map(leading, coefficients))
     shared = lead == 0
     if (

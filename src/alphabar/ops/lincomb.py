@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from alphabar.errors import ConfigError
 from alphabar.ops.backends import backend
 from alphabar.ops.native import Address
 from alphabar.ops.philox import normal
@@ -50,20 +51,25 @@ def lincomb(
 
     Returns:
         ``out``, or a new tensor.
+
+    Raises:
+        ConfigError: not one coefficient for each tensor.
     """
     if out is not None and not torch.compiler.is_compiling():
         increment_version(out)  # what autograd kept of it must not be used
     if isinstance(coefficients, Tensor):
         return _by_rows(coefficients, tensors, out, dtype)
-    terms = [(c, x) for c, x in zip(coefficients, tensors, strict=True) if isinstance(c, Tensor) or c != 0]
+    if len(coefficients) != len(tensors):
+        raise ConfigError(f"{len(coefficients)} coefficients for {len(tensors)} tensors: give one each")
     like = tensors[0]
-    if out is None and torch.is_grad_enabled() and any(map(_needs_grad, terms)):
-        terms += _drawn(noise, like)
-        return _sum(terms, like).to(dtype or like.dtype)
+    grows = out is None and torch.is_grad_enabled() and any(map(_needs_grad, [*coefficients, *tensors]))
     result = torch.empty_like(like, dtype=dtype or like.dtype) if out is None else out
-    if _in_one_pass(terms, result, noise):
+    if not grows and _in_one_pass(coefficients, tensors, result, noise):
         return result
+    terms = [(c, x) for c, x in zip(coefficients, tensors, strict=True) if isinstance(c, Tensor) or c != 0]
     terms += _drawn(noise, like)
+    if grows:
+        return _sum(terms, like).to(dtype or like.dtype)
     for rows in _blocks(like):
         result[rows] = _sum([(_rows(c, rows), x[rows]) for c, x in terms], like[rows])
     return result
@@ -87,11 +93,15 @@ def _by_rows(
     return lincomb(columns, tensors, out=out, dtype=dtype)
 
 
-def _in_one_pass(terms: Sequence[Term], out: Tensor, noise: tuple[Coefficient, Address] | None) -> bool:
+def _in_one_pass(
+    coefficients: Sequence[Coefficient],
+    tensors: Sequence[Tensor],
+    out: Tensor,
+    noise: tuple[Coefficient, Address] | None,
+) -> bool:
     kernels = backend(out.device)
-    if not terms or kernels is None:
+    if kernels is None:
         return False
-    coefficients, tensors = zip(*terms, strict=True)
     if noise is None:
         return bool(kernels.lincomb(coefficients, tensors, out))
     return bool(kernels.lincomb((*coefficients, noise[0]), tensors, out, noise[1]))
@@ -117,8 +127,8 @@ def _widened(coefficient: Coefficient, dtype: torch.dtype, device: torch.device)
     return coefficient.to(dtype).to(device) if isinstance(coefficient, Tensor) else coefficient
 
 
-def _needs_grad(term: Term) -> bool:
-    return any(isinstance(part, Tensor) and part.requires_grad for part in term)
+def _needs_grad(part: Coefficient) -> bool:
+    return isinstance(part, Tensor) and part.requires_grad
 
 
 def _blocks(data: Tensor) -> Iterator[slice]:

@@ -61,14 +61,14 @@ int64_t size_of(PyObject* shape) {
 }
 
 // Fill in where the data are; false where they do not lie alike and densely.
-bool find(Sum& sum, PyObject* tensors, PyObject* out) {
+bool find(Sum& sum, PyObject* tensors, const int* places, PyObject* out) {
     Held shape(PyObject_GetAttr(out, shape_name));
     if (!shape) return false;
     const bool last = !is_contiguous(out, false);
     if (last && (!sum.shared || sum.noise || !is_contiguous(out, true))) return false;
     int in = -1;
     for (int k = 0; k < sum.n; ++k) {
-        PyObject* tensor = PyTuple_GET_ITEM(tensors, k);
+        PyObject* tensor = PyTuple_GET_ITEM(tensors, places[k]);
         const int dtype = plain_dtype(tensor);
         if (dtype < 0 || (k && dtype != in) || !is_contiguous(tensor, last)) return false;
         in = dtype;
@@ -88,29 +88,37 @@ bool find(Sum& sum, PyObject* tensors, PyObject* out) {
     return !PyErr_Occurred();
 }
 
-// lincomb(coefficients, rows, tensors, out, noise) → whether it was done.
+// lincomb(coefficients, rows, tensors, out, noise) → whether it was done; None where a coefficient is no number.
 // coefficients: a tuple of numbers that all rows share, or a (rows, n) float64 tensor; noise: (seed, stream, first).
 PyObject* lincomb(PyObject*, PyObject* const* args, Py_ssize_t count) {
     if (count != 5 || !PyTuple_Check(args[2])) return PyErr_Format(PyExc_TypeError, "lincomb: wrong arguments");
     Sum sum{};
     Noise noise{};
-    sum.n = int(PyTuple_GET_SIZE(args[2]));
+    const int given = int(PyTuple_GET_SIZE(args[2]));
     sum.rows = PyLong_AsLongLong(args[1]);
     sum.shared = PyTuple_Check(args[0]);
-    if (sum.n < 1 || sum.n > MOST || sum.rows < 1) Py_RETURN_FALSE;
+    if (given > MOST || sum.rows < 1) Py_RETURN_FALSE;
     if (args[4] != Py_None) {
         if (!PyArg_ParseTuple(args[4], "KIK", &noise.seed, &noise.stream, &noise.first)) return nullptr;
         sum.noise = &noise;
     }
     double numbers[MOST + 1];
+    int places[MOST] = {0, 1, 2, 3, 4, 5};
     if (sum.shared) {
-        if (PyTuple_GET_SIZE(args[0]) != sum.all()) return PyErr_Format(PyExc_TypeError, "lincomb: not one each");
-        for (int k = 0; k < sum.all(); ++k) numbers[k] = PyFloat_AsDouble(PyTuple_GET_ITEM(args[0], k));
+        const int all = given + (sum.noise != nullptr);
+        if (PyTuple_GET_SIZE(args[0]) != all) return PyErr_Format(PyExc_TypeError, "lincomb: not one each");
+        for (int k = 0; k < all; ++k) {
+            PyObject* c = PyTuple_GET_ITEM(args[0], k);
+            if (!PyFloat_Check(c) && !PyLong_Check(c)) Py_RETURN_NONE;
+            numbers[sum.n] = PyFloat_AsDouble(c);
+            if (k < given && numbers[sum.n] != 0) places[sum.n++] = k;  // what is multiplied by 0 is left out
+        }
         sum.c = numbers;
     } else {
+        sum.n = given;
         sum.c = static_cast<const double*>(address(args[0]));
     }
-    const bool found = !PyErr_Occurred() && find(sum, args[2], args[3]);
+    const bool found = sum.n && !PyErr_Occurred() && find(sum, args[2], places, args[3]);
     if (PyErr_Occurred()) return nullptr;
     if (!found) Py_RETURN_FALSE;
     Py_BEGIN_ALLOW_THREADS

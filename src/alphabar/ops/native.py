@@ -55,10 +55,14 @@ def lincomb(
     """
     if LIBRARY is None:
         return False
+    rows = 1 if noise is None else len(out)
+    done = LIBRARY.lincomb(tuple(coefficients), rows, tuple(tensors), out, noise)
+    if done is not None:
+        return bool(done)
     lead = max(map(leading, coefficients))
     if not lead:
-        rows = 1 if noise is None else len(out)
-        return bool(LIBRARY.lincomb(tuple(map(float, coefficients)), rows, tuple(tensors), out, noise))
+        return lincomb([float(c) for c in coefficients], tensors, out, noise)
+    coefficients, tensors = without_zeros(coefficients, tensors)
     if lead == out.ndim > 1 or (lead > 1 and noise is not None):
         return False  # a coefficient for each element; or noise by sample, but coefficients by token
     table = table_of(coefficients, out.shape[:lead], out.device)
@@ -81,6 +85,14 @@ def normal(out: Tensor, address: Address) -> bool:
         return False
     LIBRARY.normal(*out.shape, *address, out.data_ptr())
     return True
+
+
+def without_zeros(
+    coefficients: Sequence[Coefficient], tensors: Sequence[Tensor]
+) -> tuple[list[Coefficient], list[Tensor]]:
+    """Leave out the tensors whose coefficient is the number 0; a noise's, the last, stays."""
+    kept = [k for k in range(len(tensors)) if isinstance(coefficients[k], Tensor) or coefficients[k] != 0]
+    return [coefficients[k] for k in kept] + list(coefficients[len(tensors) :]), [tensors[k] for k in kept]
 
 
 def table_of(coefficients: Sequence[Coefficient], shape: torch.Size, device: torch.device) -> Tensor:
