@@ -1,15 +1,11 @@
-"""The drop-in schedulers as diffusers' own: constructors, configurations, files, places in the run, state."""
+"""The drop-in schedulers' protocol: outputs, places in the run, precision, state, and what is more."""
 
 import copy
 import inspect
-import json
 import pickle
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import diffusers
-import numpy as np
 import pytest
 import torch
 from cases import check_error, normals
@@ -17,14 +13,7 @@ from cases import check_error, normals
 import alphabar.diffusers as ours
 from alphabar import NoiseSchedule
 from alphabar.diffusers.adapter import SCHEDULERS
-from alphabar.errors import (
-    ConfigError,
-    NoAnswerError,
-    ScheduleError,
-    ShapeError,
-    TimestepError,
-    UnknownNameError,
-)
+from alphabar.errors import ShapeError
 
 diffusers.utils.logging.set_verbosity_error()
 every = pytest.mark.parametrize("name", SCHEDULERS)
@@ -38,105 +27,6 @@ def peer(name):
 
 def made(name, **config):
     return getattr(ours, name)(**config)
-
-
-# --- constructors and configurations ---
-
-
-@every
-def test_arguments_and_defaults_are_the_peers(name):
-    mine, theirs = (inspect.signature(kind.__init__).parameters for kind in (SCHEDULERS[name], peer(name)))
-    assert [p for p in mine if p != "strict"] == list(theirs)
-    assert all(mine[p].default == theirs[p].default for p in theirs if p != "kwargs")
-    for method in ("step", "set_timesteps"):
-        mine, theirs = (getattr(kind, method) for kind in (SCHEDULERS[name], peer(name)))
-        assert list(inspect.signature(mine).parameters) == list(inspect.signature(theirs).parameters)
-
-
-@every
-def test_the_config_is_the_peers(name):
-    assert {**made(name).config} == {**peer(name)().config} | {
-        "_use_default_values": made(name).config["_use_default_values"]
-    }
-    assert SCHEDULERS[name]._compatibles == peer(name)._compatibles
-    assert len(made(name)) == 1000
-    assert made(name).order == peer(name).order
-    check_tables(made(name), peer(name)())
-
-
-def check_tables(mine, theirs):
-    for table in ("betas", "alphas", "alphas_cumprod"):
-        torch.testing.assert_close(getattr(mine, table), getattr(theirs, table), rtol=0, atol=1e-6)
-
-
-@every
-def test_a_saved_scheduler_opens_in_diffusers_alone_and_back(name, tmp_path):
-    made(name, beta_end=0.015, strict=True).save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "scheduler_config.json").read_text())["_class_name"] == name
-    if name == "DDPMScheduler":  # once, in a fresh interpreter
-        opened = f"diffusers.{name}.from_pretrained(sys.argv[1])"
-        code = f"import diffusers, sys; print({opened}.config.beta_end, 'alphabar' in sys.modules)"
-        run = subprocess.run(
-            [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True
-        )
-        assert run.stdout.split() == ["0.015", "False"]
-    assert "strict" not in peer(name).from_pretrained(tmp_path).config
-    assert SCHEDULERS[name].from_pretrained(tmp_path, strict=True).strict
-    again = SCHEDULERS[name].from_pretrained(tmp_path)
-    assert not again.strict
-    assert again.config.beta_end == 0.015
-
-
-@every
-def test_from_another_schedulers_config(name):
-    for other in (diffusers.PNDMScheduler(beta_end=0.013), made("EulerDiscreteScheduler", beta_end=0.013)):
-        scheduler = SCHEDULERS[name].from_config(other.config, prediction_type="v_prediction")
-        assert (scheduler.config.beta_end, scheduler.config.prediction_type) == (0.013, "v_prediction")
-
-
-def test_options_of_siblings_become_its_own():
-    config = ours.UniPCMultistepScheduler.from_config(ours.DPMSolverMultistepScheduler().config).config
-    assert config.solver_type == "bh2"
-    assert (
-        ours.DEISMultistepScheduler(algorithm_type="dpmsolver++", solver_type="midpoint").config.solver_type
-        == "logrho"
-    )
-
-
-def test_what_is_wrong_is_named():
-    check_error(lambda: made("DDPMScheduler", beta_end=5.0), ScheduleError, "beta_end")
-    check_error(
-        lambda: made("DDPMScheduler", variance_type="fixed_smal"),
-        UnknownNameError,
-        "fixed_smal",
-        "fixed_small",
-    )
-    check_error(lambda: made("DDIMScheduler", prediction_type="eps"), UnknownNameError, "'epsilon'")
-    check_error(
-        lambda: made("DPMSolverMultistepScheduler", prediction_type="flow_prediction"), ConfigError, "flow"
-    )
-    scheduler = made("DPMSolverMultistepScheduler", use_flow_sigmas=True)
-    check_error(lambda: scheduler.set_timesteps(5), ConfigError, "use_flow_sigmas")
-    with pytest.raises(TypeError, match="betas_end"):
-        made("DDPMScheduler", betas_end=1.0)
-    check_error(
-        lambda: made("DDIMScheduler", steps_offset=1).set_timesteps(1000),
-        TimestepError,
-        "1000",
-        "steps_offset",
-    )
-    check_error(lambda: made("DDPMScheduler").set_timesteps(1001), TimestepError, "1001")
-    check_error(lambda: made("DDPMScheduler").set_timesteps(timesteps=[3, 5]), TimestepError, "descending")
-    check_error(lambda: made("DDPMScheduler").set_timesteps(5, timesteps=[3]), ConfigError, "one of")
-    check_error(lambda: made("DDIMScheduler").step(Z, 5, X), ConfigError, "set_timesteps")
-    check_error(lambda: made("DDPMScheduler").step(Z[:, :1], 5, X), ShapeError, "(2, 1, 3, 3)")
-    check_error(lambda: made("DDPMScheduler").add_noise(X, Z, torch.tensor([-1, 5])), TimestepError, "-1")
-    check_error(lambda: made("DDPMScheduler").add_noise(X, Z, torch.tensor([1000])), TimestepError, "1000")
-    zero = made("DDPMScheduler", rescale_betas_zero_snr=True)
-    check_error(lambda: zero.step(Z, 999, X), NoAnswerError, "v_prediction")
-
-
-# --- protocol ---
 
 
 @every
@@ -180,14 +70,14 @@ SOLVERS = [
 ]
 
 
-# Not the two whose peers begin wrongly: LMS with the weights of a run under way, PNDM a step further on.
-@pytest.mark.parametrize("name", [name for name in SOLVERS if name[:3] not in ("LMS", "PND")])
+@pytest.mark.parametrize("name", SOLVERS)
 def test_beginning_within_the_run_as_image_to_image_does(name):
     ends = []
     for kind in (SCHEDULERS[name], peer(name)):
         scheduler, generator = kind(), torch.Generator().manual_seed(0)
         scheduler.set_timesteps(10)
-        scheduler.set_begin_index(4 * scheduler.order)
+        if name != "PNDMScheduler":  # which counts its calls
+            scheduler.set_begin_index(4 * scheduler.order)
         x = scheduler.add_noise(X, Z, scheduler.timesteps[4 * scheduler.order :][:1])
         options = (
             {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
@@ -277,16 +167,22 @@ def seeded(scheduler):
 # --- more than the peer does ---
 
 
-@pytest.mark.parametrize("name", ["DDPMScheduler", "DDIMScheduler", "DDIMInverseScheduler"])
+AT_ANY_T = ["DDPM", "DDIM", "DDIMInverse", "EulerDiscrete", "EulerAncestralDiscrete"]
+
+
+@pytest.mark.parametrize("name", AT_ANY_T)
 def test_each_sample_at_its_own_t(name):
-    scheduler = made(name)
+    scheduler = made(f"{name}Scheduler")
     scheduler.set_timesteps(10)
     first, second = scheduler.timesteps[2], scheduler.timesteps[7]
+    ts = torch.stack([first, second])
     torch.manual_seed(0)
-    both = scheduler.step(Z, torch.stack([first, second]), X).prev_sample
+    both, inputs = scheduler.step(Z, ts, X).prev_sample, scheduler.scale_model_input(X, ts)
     for i, t in enumerate((first, second)):
+        alone = scheduler.fork()
+        torch.testing.assert_close(inputs[i], alone.scale_model_input(X, t)[i])
         torch.manual_seed(0)
-        torch.testing.assert_close(both[i], scheduler.step(Z, t, X).prev_sample[i])
+        torch.testing.assert_close(both[i], alone.step(Z, t, X).prev_sample[i], rtol=1e-5, atol=1e-5)
 
 
 def test_each_sample_at_its_own_t_with_a_learned_variance():
@@ -297,10 +193,11 @@ def test_each_sample_at_its_own_t_with_a_learned_variance():
     torch.testing.assert_close(both[1], scheduler.step(output, 700, X).prev_sample[1])
 
 
-def test_a_solver_refuses_a_t_for_each_sample():
-    scheduler = made("DPMSolverMultistepScheduler")
+@pytest.mark.parametrize("name", [name for name in SOLVERS if "Euler" not in name])
+def test_a_solver_that_remembers_refuses_a_t_for_each_sample(name):
+    scheduler = made(name)
     scheduler.set_timesteps(5)
-    check_error(lambda: scheduler.step(Z, scheduler.timesteps[:2], X), ShapeError, "DDPM")
+    check_error(lambda: scheduler.step(Z, scheduler.timesteps[:2], X), ShapeError, "DDPM", "Euler")
 
 
 @every
@@ -367,45 +264,3 @@ def test_strict_starts_a_solver_with_the_variance_it_needs():
         assert float(scheduler.init_noise_sigma**2 - scheduler.sigmas.max() ** 2) == pytest.approx(
             square, abs=0.01
         )
-
-
-# --- in the place of diffusers' own ---
-
-
-def test_install_and_undo():
-    from diffusers.pipelines.ddim import pipeline_ddim
-
-    theirs = {name: peer(name) for name in SCHEDULERS}
-    with ours.install():
-        assert all(peer(name) is kind for name, kind in SCHEDULERS.items())
-        assert pipeline_ddim.DDIMScheduler is ours.DDIMScheduler
-        assert type(diffusers.DDIMPipeline(None, diffusers.DDPMScheduler()).scheduler) is ours.DDIMScheduler
-    assert {name: peer(name) for name in SCHEDULERS} == theirs
-    assert pipeline_ddim.DDIMScheduler is theirs["DDIMScheduler"]
-    installed = ours.install()
-    assert diffusers.DDPMScheduler is ours.DDPMScheduler
-    installed.undo()
-    assert diffusers.DDPMScheduler is theirs["DDPMScheduler"]
-
-
-def test_a_pipeline_names_its_scheduler_as_diffusers_does(tmp_path):
-    network = diffusers.UNet2DModel(
-        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 8), norm_num_groups=4,
-        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, layers_per_block=1,
-    )  # fmt: skip
-    images = []
-    for kind in (ours.DDPMScheduler, diffusers.DDPMScheduler):
-        pipeline = diffusers.DDPMPipeline(network, kind())
-        pipeline.set_progress_bar_config(disable=True)
-        images.append(
-            pipeline(
-                num_inference_steps=4, generator=torch.Generator().manual_seed(0), output_type="np"
-            ).images
-        )
-        pipeline.save_pretrained(tmp_path)
-        assert json.loads((tmp_path / "model_index.json").read_text())["scheduler"] == [
-            "diffusers",
-            "DDPMScheduler",
-        ]
-    np.testing.assert_allclose(*images, rtol=0, atol=1e-4)
-    assert type(diffusers.DDPMPipeline.from_pretrained(tmp_path).scheduler) is diffusers.DDPMScheduler

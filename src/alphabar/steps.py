@@ -44,7 +44,7 @@ def step(
     nodes = {
         k: (level.half_log_snr - t.half_log_snr) / h
         for k, level in known.items()
-        if k != base and math.isfinite(h) and math.isfinite(level.half_log_snr)
+        if k != base and h and math.isfinite(h) and math.isfinite(level.half_log_snr)
     }
     of_x_0 = [0.0] * (max(known) + 1)
     of_x_0[base] = -s.signal * math.expm1(-speed * h)

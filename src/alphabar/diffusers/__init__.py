@@ -4,7 +4,8 @@
 
 ``grids.py`` says where a run stops, ``steps.py`` makes a step of a row, ``adapter.py`` is the protocol; the
 schedulers follow, in three kinds by what their step is looked up with: ``by_time.py``, ``by_index.py`` with
-``solvers.py``, and ``pndm.py``. Where results differ from diffusers, docs/diffusers.md says how and why.
+``solvers.py`` and ``exploding.py``, and ``pndm.py``. Where results differ from diffusers, docs/diffusers.md
+says how and why.
 """
 
 from alphabar.errors import MissingExtraError
@@ -15,16 +16,18 @@ except ImportError:
     raise MissingExtraError("alphabar.diffusers", "diffusers") from None
 
 from alphabar.diffusers.by_time import DDIMInverseScheduler, DDIMScheduler, DDPMScheduler
+from alphabar.diffusers.exploding import (
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LMSDiscreteScheduler,
+)
 from alphabar.diffusers.installing import install
 from alphabar.diffusers.pndm import PNDMScheduler
 from alphabar.diffusers.solvers import (
     DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
     DPMSolverSinglestepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    HeunDiscreteScheduler,
-    LMSDiscreteScheduler,
     UniPCMultistepScheduler,
 )
 

@@ -24,7 +24,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutpu
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from alphabar.diffusers.steps import Ready
+from alphabar.diffusers.steps import Ready, takes_kernels
 from alphabar.errors import ConfigError, ShapeError, look_up
 from alphabar.guidance import dynamic_threshold
 from alphabar.levels import Level
@@ -32,7 +32,7 @@ from alphabar.ops import lincomb
 from alphabar.prediction import PREDICTIONS, Prediction
 from alphabar.schedule import NoiseSchedule
 
-__all__ = ["SCHEDULERS", "Adapter", "in_place_of"]
+__all__ = ["SCHEDULERS", "Adapter", "in_place_of", "normal"]
 
 Kind = TypeVar("Kind", bound="type[Adapter]")
 
@@ -63,22 +63,30 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def _begin(self) -> None:
         """Make the tables."""
         self._configure()
-        self.schedule = NoiseSchedule.from_config(self._options)
-        logs = self.schedule.log_alpha_bar_at(torch.arange(len(self.schedule))).tolist()
-        self._levels = [Level(t, log) for t, log in enumerate(logs)]
-        self.betas, self.alphas = self.schedule.beta.float(), self.schedule.alpha.float()
-        self.alphas_cumprod = self.schedule.alpha_bar.float()
+        self.schedule = self._schedule()
+        self.betas = self.schedule.beta.float() if self.strict else _rounded(self._options, self.schedule)
+        self.alphas = 1 - self.betas
+        self.alphas_cumprod = self.alphas.cumprod(0)
+        # Steps go by diffusers' rounding of ᾱ: at small t it shows in the fifth digit of an image.
+        exact = self.schedule.log_alpha_bar_at(torch.arange(len(self.schedule)))
+        rounded = self.alphas_cumprod[: len(self.schedule)].double()
+        logs = torch.where(rounded.eq(1) | self.strict, exact, rounded.log())
+        self._levels = [Level(t, log) for t, log in enumerate(logs.tolist())]
+
+    def _schedule(self) -> NoiseSchedule:
+        return NoiseSchedule.from_config(self._options)
 
     def _configure(self) -> None:
         """Read the options. ``config`` may change later: pipelines mend old files so."""
         known = inspect.signature(self.peer).parameters
         self._options = options = {name: self.config[name] for name in known if name in self.config}
         name = options.get("prediction_type", "epsilon")
-        if name == "flow_prediction":
+        if name == "flow_prediction" and not options.get("use_flow_sigmas"):
             raise ConfigError(
-                "prediction_type is 'flow_prediction': flow matching is not this kind of diffusion"
+                "prediction_type is 'flow_prediction': it is read at flow matching's levels, so choose "
+                "use_flow_sigmas=True, which DPM-Solver, UniPC and DEIS have"
             )
-        self._reading: Prediction = look_up(PREDICTIONS, READ_AS.get(name, name), "prediction_type")
+        self._reading: Prediction = look_up(READINGS, name, "prediction_type")
         self._bound = _bounds(options)
         self._ready: dict[Hashable, Ready] = {}
 
@@ -118,6 +126,7 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         sample: Tensor,
         history: Sequence[Tensor] = (),
         *,
+        begun: Tensor | None = None,
         generator: Any = None,
         noise: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -126,22 +135,25 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if output.shape != sample.shape:
             output, variance = self._halves(output, sample)
         if noise is None and ready.draws:
-            noise = _normal(sample, output, generator, self._drawn(output))
+            noise = normal(sample, output, generator, self._drawn(output))
         dtype = sample.dtype
         plain = dtype in WIDE and output.dtype == dtype and (noise is None or noise.dtype == dtype)
+        if begun is None:
+            begun = sample
         if not plain:
             dtype = torch.promote_types(dtype, output.dtype) if self.keeps_dtype else output.dtype
             wide = torch.promote_types(dtype, torch.float32)
             sample, output = sample.to(wide), output.to(wide)
-            noise = None if noise is None else noise.to(wide)
-        x_0 = ready.add_up(ready.read, (sample, output))
+            begun, noise = begun.to(wide), None if noise is None else noise.to(wide)
+        add_up, quick = ready.add_up, takes_kernels(sample, output)
+        x_0 = add_up(ready.read, (sample, output), quick)
         if self._bound is not None:
             x_0 = self._bound(x_0.clone() if x_0 is output else x_0)
         z = sample if noise is None else noise  # where there is none, its coefficient is 0
-        previous = ready.add_up(ready.advance, (sample, output, z, x_0, *history))
+        previous = add_up(ready.advance, (sample, output, z, begun, x_0, *history), quick)
         if ready.row is not None:
             previous = lincomb((1.0, ready.row.noise_scale(variance)), (previous, z))
-        kept = None if ready.keeps is None else ready.add_up(ready.keeps, (sample, x_0))
+        kept = None if ready.keeps is None else add_up(ready.keeps, (sample, x_0), quick)
         return previous if plain else previous.to(dtype), x_0, kept
 
     def _drawn(self, output: Tensor) -> torch.dtype:
@@ -171,7 +183,18 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return made
 
 
-READ_AS = {"original_sample": "sample"}
+def _rounded(options: dict[str, Any], schedule: NoiseSchedule) -> Tensor:
+    """β with diffusers' rounding to float32."""
+    power = {"linear": 1, "scaled_linear": 2}.get(options["beta_schedule"])
+    if power is None or options["trained_betas"] is not None or options.get("rescale_betas_zero_snr"):
+        return schedule.beta.float()
+    start, end = (options[name] ** (1 / power) for name in ("beta_start", "beta_end"))
+    return torch.linspace(start, end, options["num_train_timesteps"]) ** power
+
+
+FLOW = Prediction(lambda a, s: (-1.0, 1.0), lambda a, s: (1.0, -s), lambda a, s: (1.0, a))
+"""z − x_0 at x_t = (1 − σ) · x_0 + σ · z."""
+READINGS = {**PREDICTIONS, "original_sample": PREDICTIONS["sample"], "flow_prediction": FLOW}
 WIDE = (torch.float32, torch.float64)
 
 
@@ -189,7 +212,7 @@ def _bounds(options: dict[str, Any]) -> Callable[[Tensor], Tensor] | None:
 set_item: Callable[[Any, str, Tensor], None] = OrderedDict.__setitem__
 
 
-def _normal(sample: Tensor, output: Tensor, generator: Any, dtype: torch.dtype) -> Tensor:
+def normal(sample: Tensor, output: Tensor, generator: Any, dtype: torch.dtype) -> Tensor:
     """Draw noise as diffusers does; its own function also takes a list of generators, and one elsewhere."""
     if generator is None:
         return torch.randn(sample.shape, dtype=dtype, device=output.device)

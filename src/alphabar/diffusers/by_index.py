@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import compress, pairwise
 from typing import Any, ClassVar
 
@@ -17,8 +18,8 @@ from torch import Tensor
 
 from alphabar.checks import check_alike
 from alphabar.diffusers.adapter import Adapter
-from alphabar.diffusers.grids import Grid, level_grid, ratios_of
-from alphabar.diffusers.steps import STAY, Ready, Step
+from alphabar.diffusers.grids import LEAST, Grid, level_grid
+from alphabar.diffusers.steps import STAY, Ready, Step, mixed
 from alphabar.errors import ConfigError, ShapeError, TimestepError
 from alphabar.levels import Level
 from alphabar.ops import lincomb
@@ -34,20 +35,23 @@ class ByIndex(Adapter):
     whole: ClassVar[bool] = True
     """Whether it is laid out as DPM-Solver is (see ``level_grid``), and keeps x itself."""
     always_draws: ClassVar[bool] = False
+    corrects: ClassVar[bool] = False
+    """Whether a step of no length at the end still changes the sample."""
+    remembers: ClassVar[bool] = True
+    """Whether a step needs those before it; where it does not, each sample of a batch may have its own t."""
     refuses_places: ClassVar[bool] = False
     """Whether a whole number as timestep is refused: 17 is more likely the place of a t than t = 17."""
 
     def _begin(self) -> None:
         super()._begin()
-        self._ratios = ratios_of(self.schedule.alpha_bar.numpy(), self.schedule.noise_scale.square().numpy())
-        if self.config.get("rescale_betas_zero_snr"):
-            self.alphas_cumprod[-1] = torch.as_tensor(1 / (1 + self._ratios[-1] ** 2))
-        self._lay(self._first_grid(), None)
+        self.alphas_cumprod[self.alphas_cumprod == 0] = LEAST
+        exact = self.schedule.noise_scale / self.schedule.signal_scale.clamp(min=math.sqrt(LEAST))
+        rounded = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
+        self._ratios = torch.where(rounded.eq(0) | self.strict, exact, rounded.double()).numpy()
+        self._exact = exact.numpy()
+        # All t, until set_timesteps.
+        self._lay(partial(level_grid, {"final_sigmas_type": "zero"}, steps=len(exact), whole=False), None)
         self.num_inference_steps = None
-
-    def _first_grid(self) -> Grid:
-        """All t, until ``set_timesteps``."""
-        return level_grid({"final_sigmas_type": "zero"}, self._ratios, len(self._ratios), whole=False)
 
     def _set_timesteps(
         self,
@@ -55,40 +59,39 @@ class ByIndex(Adapter):
         device: Any = None,
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
-        **others: Any,
+        mu: float | None = None,
     ) -> None:
         self._configure()
-        self._refuse(others, sigmas)
         if sum(given is not None for given in (num_inference_steps, timesteps, sigmas)) != 1:
             raise ConfigError("give one of num_inference_steps, timesteps and sigmas")
         count = _count(num_inference_steps, timesteps, sigmas)
-        grid = level_grid(
-            self._layout(), self._ratios, count, whole=self.whole, timesteps=timesteps, sigmas=sigmas
-        )
-        self._lay(grid, device)
-        self.num_inference_steps = len(grid.levels) - 1
-
-    def _refuse(self, others: dict[str, Any], sigmas: object) -> None:
-        if others.get("mu") is not None:
-            raise ConfigError("mu shifts the times of flow matching, which is not this kind of diffusion")
-        if self.whole and sigmas is not None:
-            raise ConfigError("sigmas are those of flow matching here: give timesteps or num_inference_steps")
+        given: dict[str, Any] = {"whole": self.whole, "timesteps": timesteps, "sigmas": sigmas, "mu": mu}
+        self._lay(partial(level_grid, self._layout(), steps=count, **given), device)
+        self.num_inference_steps = len(self._stops) - 1
 
     def _layout(self) -> dict[str, Any]:
         return {"final_sigmas_type": "zero", **self._options}
 
-    def _lay(self, grid: Grid, device: Any) -> None:
-        self._stops = self._visited = grid.levels
+    def _lay(self, grid_of: Callable[..., Grid], device: Any) -> None:
+        grid = grid_of(ratios=self._ratios)
+        self._stops, self._visited, timesteps = grid.levels, *self._asked(grid)
+        self._grid_of = grid_of
+        self._noising: tuple[Level, ...] | None = None
         dtype = torch.int64 if self.whole else torch.float32
-        self.timesteps = torch.from_numpy(grid.timesteps.copy()).to(device, dtype)
+        self.timesteps = torch.from_numpy(timesteps.copy()).to(device, dtype)
         self._places = _places(self.timesteps.tolist())
         self._ready = {}
         self._restart()
 
+    def _asked(self, grid: Grid) -> tuple[tuple[Level, ...], Any]:
+        """Return the levels and the t at which the network is asked."""
+        return grid.levels, grid.timesteps
+
     @property
     def sigmas(self) -> Tensor:
-        """(n + 1,) ρ = √(1−ᾱ)/√ᾱ of the stops."""
-        return torch.tensor([level.ratio for level in self._visited], dtype=torch.float32)
+        """(n + 1,) ρ = √(1−ᾱ)/√ᾱ of the stops; in flow matching σ."""
+        of = "noise" if self._options.get("use_flow_sigmas") else "ratio"
+        return torch.tensor([getattr(level, of) for level in self._visited], dtype=torch.float32)
 
     # --- the place in the run ---
 
@@ -96,6 +99,7 @@ class ByIndex(Adapter):
         self._step_index: int | None = None
         self._begin_index: int | None = None
         self._entry = 0
+        self._begun: Tensor | None = None
         self._history: deque[Tensor] = deque(maxlen=16)
 
     @property
@@ -146,15 +150,37 @@ class ByIndex(Adapter):
             raise TimestepError(
                 f"timestep is {timestep!r}, a whole number: pass one of timesteps, not its place"
             )
+        if not self.remembers and isinstance(timestep, Tensor) and timestep.numel() > 1:
+            return self._stepped_each(
+                model_output, timestep, sample, return_dict, *options, generator=generator
+            )
         if self._step_index is None:
             self._enter(timestep)
-        ready = self._at(sample, options)
+        ready = self._at(options)
+        if ready.begins:
+            self._begun = sample
         previous, x_0, kept = self._made(
-            ready, model_output, sample, self._history, generator=generator, noise=noise
+            ready, model_output, sample, self._history, begun=self._begun, generator=generator, noise=noise
         )
         if kept is not None:
             self._history.appendleft(kept)
         self._step_index += 1  # type: ignore[operator]
+        return self._result(previous, x_0, return_dict)
+
+    def _stepped_each(
+        self,
+        model_output: Tensor,
+        timesteps: Tensor,
+        sample: Tensor,
+        return_dict: bool,
+        *options: Any,
+        generator: Any = None,
+    ) -> Any:
+        """Take each sample's own step, from its own t."""
+        steps = self._steps(0, *options)
+        chosen = [steps[self.index_for_timestep(t)] for t in timesteps]
+        ready = mixed(chosen, torch.promote_types(sample.dtype, torch.float32), sample.ndim, sample.device)
+        previous, x_0, _ = self._made(ready, model_output, sample, generator=generator)
         return self._result(previous, x_0, return_dict)
 
     def _enter(self, timestep: float | Tensor) -> None:
@@ -163,16 +189,15 @@ class ByIndex(Adapter):
         if isinstance(timestep, Tensor) and timestep.numel() > 1:
             raise ShapeError(
                 f"timestep has shape {tuple(timestep.shape)}: a solver that remembers goes through its t "
-                "with the whole batch; a t for each sample is for DDPM and DDIM"
+                "with the whole batch; a t for each sample is for DDPM, DDIM and Euler's method"
             )
         self._init_step_index(timestep)
 
-    def _at(self, sample: Tensor, options: tuple[Any, ...]) -> Ready:
-        key = self._step_index, self._entry, sample.dtype, options
-        try:
-            return self._ready[key]
-        except KeyError:
-            self._make(sample.dtype, options)
+    def _at(self, options: tuple[Any, ...]) -> Ready:
+        key = self._step_index, self._entry, options
+        if key not in self._ready:  # then all steps from where the run began are missing
+            for i, step in enumerate(self._steps(self._entry, *options)):
+                self._ready[self._entry + i, self._entry, options] = step.ready()
         try:
             return self._ready[key]
         except KeyError:
@@ -180,36 +205,37 @@ class ByIndex(Adapter):
                 f"step {self._step_index} of {len(self.timesteps)}: the run is over: call set_timesteps"
             ) from None
 
-    def _make(self, dtype: torch.dtype, options: tuple[Any, ...]) -> None:
-        """Build all steps from where the run began."""
-        wide = torch.promote_types(dtype, torch.float32)
-        for i, step in enumerate(self._steps(self._entry, *options)):
-            key: Hashable = self._entry + i, self._entry, dtype, options
-            self._ready[key] = step.ready(wide)
-
     def _steps(self, entry: int, *options: Any) -> list[Step]:
         stops = self._stops[entry:]
         moves = [not math.isclose(t.ratio, s.ratio, rel_tol=1e-9) for t, s in pairwise(stops)]
         distinct = [stops[0], *compress(stops[1:], moves)]
         if not moves[-1]:  # the order of the steps before counts it, though it leads nowhere
-            distinct.append(Level(len(self._stops), 0.0))
-        rows = iter(self._rows(distinct, entry, *options) if len(distinct) > 1 else ())
-        return [self._step_of(next(rows)) if move else STAY for move in moves]
+            distinct.append(stops[-1] if self.corrects else Level(len(self._stops), 0.0))
+            moves[-1] = self.corrects
+        steps = iter(self._between(distinct, entry, *options) if len(distinct) > 1 else ())
+        return [next(steps) if move else STAY for move in moves]
+
+    def _between(self, levels: Sequence[Level], entry: int, *options: Any) -> Iterable[Step]:
+        """Return the steps between levels that differ."""
+        return map(self._step_of, self._rows(levels, entry, *options))
 
     def _rows(self, levels: Sequence[Level], entry: int, *options: Any) -> Iterable[Row]:
         """Return the core's table on these levels."""
         raise NotImplementedError
 
-    def _step_of(self, row: Row) -> Step:
+    def _step_of(self, row: Row, of_start: float = 0.0, begins: bool = False) -> Step:
         t, s = self._stops[int(row.t)], self._stops[int(row.s)]
-        return Step.of(row, t, s, self._reading, not self.whole, self.always_draws or row.is_random)
+        draws = self.always_draws or row.is_random
+        return Step.of(row, t, s, self._reading, not self.whole, draws, of_start, begins)
 
     # --- noising ---
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return the clean samples with the noise of these t, in any precision right to its last bit."""
         check_alike(original_samples=original_samples, noise=noise)
-        levels = [self._visited[i] for i in self._indices(timesteps)]
+        if self._noising is None:  # diffusers' rounding is not for noising; its σ are for x/√ᾱ
+            self._noising = self._grid_of(ratios=self._exact).levels if self.whole else self._visited
+        levels = [self._noising[i] for i in self._indices(timesteps)]
         pairs = [(level.signal, level.noise) if self.whole else (1.0, level.ratio) for level in levels]
         table = torch.tensor(pairs, dtype=torch.float64, device=original_samples.device)
         signal, scale = (spread(column, original_samples) for column in table.T)
@@ -245,9 +271,12 @@ class Exploding(ByIndex):
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor) -> Tensor:
         """Return x = √ᾱ · sample, what the network takes."""
+        self.is_scale_input_called = True
+        if not self.remembers and isinstance(timestep, Tensor) and timestep.numel() > 1:
+            signals = [self._visited[self.index_for_timestep(t)].signal for t in timestep]
+            return lincomb((spread(torch.tensor(signals, dtype=torch.float64), sample),), (sample,))
         if self._step_index is None:
             self._enter(timestep)
-        self.is_scale_input_called = True
         level = self._visited[self._step_index]  # type: ignore[index]
         return sample * level.signal
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -19,9 +20,10 @@ from alphabar.diffusers.grids import check_timesteps, whole_timesteps
 from alphabar.diffusers.steps import Ready, Step, mixed
 from alphabar.errors import ConfigError, TimestepError, look_up
 from alphabar.levels import CLEAN, Level
+from alphabar.plan import Row
 from alphabar.samplers.ddim import DDIM
 from alphabar.samplers.ddpm import DDPM, VARIANCES
-from alphabar.schedule import noise_power
+from alphabar.schedule import NoiseSchedule, noise_power
 
 __all__ = ["ByTime", "DDIMInverseScheduler", "DDIMScheduler", "DDPMScheduler"]
 
@@ -39,6 +41,17 @@ class ByTime(Adapter):
         self._scales = torch.stack([self.schedule.signal_scale, self.schedule.noise_scale]).float()
         self.timesteps = torch.arange(len(self) - 1, -1, -1)
 
+    def _schedule(self) -> NoiseSchedule:
+        """Where diffusers accepts a linear β that reaches 1: the schedule as far as it does not."""
+        start, end, steps = (
+            self._options[name] for name in ("beta_start", "beta_end", "num_train_timesteps")
+        )
+        goes_beyond = self._options["beta_schedule"] == "linear" and 0 < start < 1 <= end
+        if self.strict or not goes_beyond or self._options["trained_betas"] is not None:
+            return super()._schedule()
+        betas = torch.linspace(start, end, steps, dtype=torch.float64)
+        return NoiseSchedule.from_beta(betas[betas < 1])
+
     def _set_timesteps(
         self, num_inference_steps: int | None = None, device: Any = None, timesteps: Any = None
     ) -> None:
@@ -52,16 +65,17 @@ class ByTime(Adapter):
 
     def _visited(self, steps: int | None, timesteps: Sequence[int] | None) -> list[int]:
         if timesteps is None:
-            return whole_timesteps(self._options, len(self.schedule), steps)  # type: ignore[arg-type]
+            return whole_timesteps(self._options, len(self), steps)  # type: ignore[arg-type]
         given = [int(t) for t in timesteps]
-        check_timesteps(given, len(self.schedule))
+        check_timesteps(given, len(self))
         if not given or any(t <= s for t, s in pairwise(given)):
             raise TimestepError(f"timesteps {given}: give at least one, in descending order")
         return given
 
     def _level(self, t: int) -> Level:
         if not 0 <= t < len(self._levels):
-            raise TimestepError(f"timestep {t} is outside 0 … {len(self._levels) - 1}")
+            beyond = ": β reaches 1 there" if t < len(self) else ""
+            raise TimestepError(f"timestep {t} is outside 0 … {len(self._levels) - 1}{beyond}")
         return self._levels[t]
 
     def _at(self, timestep: Any, sample: Tensor, *options: Any) -> Ready:
@@ -70,12 +84,11 @@ class ByTime(Adapter):
             dtype = torch.promote_types(sample.dtype, torch.float32)
             steps = {t: self._step(t, *options) for t in timestep.tolist()}
             return mixed([steps[t] for t in timestep.tolist()], dtype, sample.ndim, sample.device)
-        key = int(timestep), sample.dtype, options
+        key = int(timestep), options
         try:
             return self._ready[key]
         except KeyError:
-            wide = torch.promote_types(sample.dtype, torch.float32)
-            return self._ready.setdefault(key, self._step(key[0], *options).ready(wide))
+            return self._ready.setdefault(key, self._step(key[0], *options).ready())
 
     def _step(self, t: int, *options: Any) -> Step:
         raise NotImplementedError
@@ -140,7 +153,6 @@ class DDPMScheduler(ByTime):
 
     def _begin(self) -> None:
         super()._begin()
-        look_up(VARIANCES, self._options["variance_type"], "variance_type")
         self.custom_timesteps, self.variance_type = False, self._options["variance_type"]
 
     def _set_timesteps(self, **given: Any) -> None:  # type: ignore[override]
@@ -162,10 +174,24 @@ class DDPMScheduler(ByTime):
 
     def _step(self, t: int) -> Step:
         level, s = self._level(t), self._landing(t)
-        (row,) = DDPM(variance=self._options["variance_type"]).rows((level, s))
+        # diffusers accepts any name for a variance, and None: an unknown one is an error where it is used.
+        variance = self.variance_type if t and self.variance_type is not None else "fixed_small"
+        (row,) = DDPM(variance=variance).rows((level, s))
+        row = row if self.strict or not s.noise else self._rounded(row, level, s)
         if not self.strict and not s.noise and t and self.variance_type in ("fixed_large", "learned_range"):
             row = replace(row, **VARIANCES[self.variance_type](NO_NOISE, self._powers(t, s)[1]))
         return Step.of(row, level, s, self._reading, draws=t > 0 or row.is_random)
+
+    def _rounded(self, row: Row, t: Level, s: Level) -> Row:
+        """The row with β = 1 − ᾱ_t/ᾱ_s as float32 has it: at small t that is a thousandth away."""
+        ratio = self.alphas_cumprod[int(t.t)] / self.alphas_cumprod[int(s.t)]
+        off = float(1 - ratio) / -math.expm1(t.log_alpha_bar - s.log_alpha_bar)
+        if not off:
+            return row
+        history, noise, logs = (off * row.history[0],), math.sqrt(off) * row.noise, row.log_variance
+        if logs is not None:
+            logs = logs[0] + math.log(off), logs[1] + math.log(off)
+        return replace(row, history=history, noise=noise, log_variance=logs)
 
     def _landing(self, t: int) -> Level:
         s = int(self.previous_timestep(t))

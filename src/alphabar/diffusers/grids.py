@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from alphabar.checks import check_count
 from alphabar.errors import ConfigError, TimestepError, look_up
 from alphabar.levels import Level
 
-__all__ = ["Grid", "check_timesteps", "level_grid", "ratios_of", "whole_timesteps"]
+__all__ = ["LEAST", "Grid", "check_timesteps", "level_grid", "whole_timesteps"]
 
 Numbers = NDArray[Any]
 LEAST = 2.0**-24  # what diffusers' solvers take for ᾱ_T where it is 0
@@ -72,6 +73,7 @@ def level_grid(
     whole: bool,
     timesteps: Sequence[float] | None = None,
     sigmas: Sequence[float] | None = None,
+    mu: float | None = None,
 ) -> Grid:
     """Return the stops of a solver.
 
@@ -83,14 +85,17 @@ def level_grid(
             the whole schedule. Otherwise as Euler, Heun and LMS: n points, ρ spaced between their ends.
         timesteps: t to take instead.
         sigmas: ρ to take instead, with the one where the last step lands.
+        mu: the logarithm of ``flow_shift``, where shifting is dynamic.
 
     Raises:
-        ConfigError: flow matching, spacings that exclude each other, steps < 1.
+        ConfigError: spacings that exclude each other, options of flow matching without it, steps < 1.
         TimestepError: t outside 0 … T−1.
         UnknownNameError: another ``timestep_spacing`` or ``final_sigmas_type``.
     """
-    _refuse_flow(config)
     check_count(num_inference_steps=steps)
+    _check_flow(config, mu, sigmas if whole else None)
+    if config.get("use_flow_sigmas"):
+        return _flow_grid(config, ratios, steps, sigmas, _shift(config, mu))
     if sigmas is not None:
         return _grid(_t_of(np.asarray(sigmas[:-1], float), ratios), [*map(float, sigmas)])
     warp = _warp(config, timesteps)
@@ -109,13 +114,6 @@ def level_grid(
     again = warp and whole and "lambda_min_clipped" not in config  # UniPC and DEIS, not DPM-Solver
     end = {"zero": 0.0, "sigma_min": spaced[-1] if again else ratios[0]}
     return _grid(t, [*spaced.tolist(), float(look_up(end, config["final_sigmas_type"], "final_sigmas_type"))])
-
-
-def ratios_of(alpha_bar: Numbers, noise_power: Numbers) -> Numbers:
-    """Return ρ = √(1−ᾱ)/√ᾱ, finite also where ᾱ ends at 0."""
-    power = np.where(alpha_bar == 0, LEAST, alpha_bar)
-    ratios: Numbers = np.sqrt(noise_power / power)
-    return ratios
 
 
 def check_timesteps(timesteps: Iterable[float], total: int) -> None:
@@ -163,15 +161,59 @@ def _warp(config: Mapping[str, Any], timesteps: object) -> str | None:
     return chosen[0] if chosen else None
 
 
-def _refuse_flow(config: Mapping[str, Any]) -> None:
-    named = [
-        name for name in ("use_flow_sigmas", "use_dynamic_shifting", "shift_terminal") if config.get(name)
-    ]
-    if named or config.get("prediction_type") == "flow_prediction":
-        raise ConfigError(
-            f"{', '.join(named) or 'flow_prediction'}: flow matching is not diffusion: use the "
-            "schedulers of diffusers for it"
-        )
+def _check_flow(config: Mapping[str, Any], mu: float | None, sigmas: object) -> None:
+    if config.get("use_flow_sigmas"):
+        if any(config.get(name) for name in WARPS):
+            raise ConfigError("use_flow_sigmas is a spacing of its own: leave the other spacings out")
+        if config.get("use_dynamic_shifting") and "predict_x0" in config and mu is None:
+            raise ConfigError("use_dynamic_shifting is set: set_timesteps needs mu, its shift")
+        return
+    given = {"mu": mu, "sigmas": sigmas, "shift_terminal": config.get("shift_terminal")}
+    named = [name for name, value in given.items() if value is not None]
+    if named:
+        raise ConfigError(f"{', '.join(named)} is for flow matching: set use_flow_sigmas=True for it")
+
+
+def _shift(config: Mapping[str, Any], mu: float | None) -> float:
+    if mu is None:
+        return float(config["flow_shift"])
+    return float(look_up(SHIFTS, config["time_shift_type"], "time_shift_type")(mu))
+
+
+SHIFTS: dict[str, Callable[[float], float]] = {"exponential": math.exp, "linear": float}
+
+
+class FlowLevel(Level):
+    """x_t = (1 − σ) · x_0 + σ · z, the straight line of flow matching: its coefficients add up to 1."""
+
+    @classmethod
+    def at(cls, place: int, sigma: float) -> FlowLevel:
+        """Return the level of this σ."""
+        return cls(place, 2 * math.log1p(-sigma))
+
+    @cached_property
+    def noise(self) -> float:
+        """σ."""
+        return abs(math.expm1(self.log_alpha_bar / 2))
+
+
+def _flow_grid(
+    config: Mapping[str, Any], ratios: Numbers, steps: int, sigmas: Sequence[float] | None, shift: float
+) -> Grid:
+    total, unipc = len(ratios), "predict_x0" in config
+    even = (
+        np.linspace(1, 1 / total, steps + 1)[:-1] if unipc else np.linspace(1 - 1 / total, 0, steps + 1)[:-1]
+    )
+    sigma = even if sigmas is None else np.array(sigmas, float)
+    sigma = shift * sigma / (1 + (shift - 1) * sigma)
+    if config.get("shift_terminal"):
+        sigma = 1 - (1 - sigma) * (1 - config["shift_terminal"]) / (1 - sigma[-1])
+    sigma = np.where(sigma > 1 - 1e-6, 1 - 1e-6, sigma)  # at 1 nothing is left of the sample
+    # diffusers ends its DPM-Solvers at ρ_0 where it means σ_0.
+    ends = {"zero": 0.0, "sigma_min": ratios[0] if "lambda_min_clipped" in config else sigma[-1]}
+    last = look_up(ends, config["final_sigmas_type"], "final_sigmas_type")
+    levels = tuple(FlowLevel.at(i, float(level)) for i, level in enumerate([*sigma, last]))
+    return Grid(sigma * total, levels)
 
 
 def _spaced(config: Mapping[str, Any], steps: int, last: int, total: int) -> Numbers:

@@ -1,7 +1,13 @@
-"""PNDM, whose protocol in diffusers is its own: it counts calls, and takes the t of each as given."""
+"""PNDM, whose protocol in diffusers is its own: it counts calls, and takes the t of each as given.
+
+    x_s = DDIM(x_t, Σ_k w_k · output_k)
+
+Each evaluation is a step of DDIM from where its own step began, with a mixture of outputs for its output.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,14 +20,19 @@ from alphabar.diffusers.adapter import in_place_of
 from alphabar.diffusers.by_time import ByTime
 from alphabar.diffusers.grids import whole_timesteps
 from alphabar.diffusers.steps import Step
-from alphabar.errors import ConfigError
+from alphabar.errors import ConfigError, ShapeError
 from alphabar.levels import CLEAN, Level
-from alphabar.samplers import PNDM
+from alphabar.ops import lincomb
+from alphabar.prediction import PREDICTIONS
+from alphabar.samplers.adams import ADAMS_BASHFORTH
+from alphabar.samplers.ddim import DDIM
 
 __all__ = ["PNDMScheduler"]
 
 STAGES = 4  # evaluations in a step of Runge–Kutta
-PLACES = (0, 2, 3, 4)  # of the row that goes through 1, 2, 3, 4 estimates; row 1 is Heun's second half
+RUNGE_KUTTA = (1 / 6, 1 / 3, 1 / 3, 1 / 6)  # newest first, as all weights here
+HEUN = (1 / 2, 1 / 2)
+MULTISTEP = [(), *((1 - sum(earlier), *earlier) for earlier in ADAMS_BASHFORTH)]
 
 
 @in_place_of(diffusers.PNDMScheduler)
@@ -36,23 +47,34 @@ class PNDMScheduler(ByTime):
         self.timesteps = None  # type: ignore[assignment]
         self._restart()
 
+    def _configure(self) -> None:
+        super()._configure()
+        # diffusers mixes v and reads the mixture at the step's start; right is to mix ε̂.
+        name = self._options["prediction_type"]
+        self._mixes_eps = name not in ("epsilon", "v_prediction") or (self.strict and name != "epsilon")
+
     def _restart(self) -> None:
         self.counter = 0
         self.ets: list[Tensor] = []
         self._stages: list[Tensor] = []
+        self._begun: Tensor | None = None
 
     def _set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:  # type: ignore[override]
         self._configure()
-        visited = whole_timesteps(self._options, len(self.schedule), num_inference_steps)
-        self.num_inference_steps, self._size = num_inference_steps, len(self) // num_inference_steps
+        visited = whole_timesteps(self._options, len(self), num_inference_steps)
+        size = len(self) // num_inference_steps
         if self._options["skip_prk_steps"]:
             begin, follow = [], [*visited[:2], *visited[1:]]
         elif num_inference_steps < STAGES:
-            raise ConfigError(f"{num_inference_steps} steps: Runge–Kutta begins with 3, so take at least 4")
+            raise ConfigError(
+                f"num_inference_steps is {num_inference_steps}: `num_inference_steps` must be >= {STAGES}, "
+                "as Runge–Kutta begins with 3 steps; or choose skip_prk_steps=True"
+            )
         else:
-            half = self._size // 2
+            half = size // 2
             stages = [(t, s + half, s + half, s) for t, s in pairwise(visited[:4])]
             begin, follow = [t for stage in stages for t in stage], visited[3:]
+        self.num_inference_steps, self._size = num_inference_steps, size
         self.prk_timesteps, self.plms_timesteps = np.array(begin, dtype=np.int64), np.array(follow)
         self.timesteps = torch.tensor([*begin, *follow], device=device)
         self._restart()
@@ -61,67 +83,81 @@ class PNDMScheduler(ByTime):
         self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
     ) -> Any:
         """Return the sample at the next t: a stage of Runge–Kutta at first, then a multistep."""
-        if self.num_inference_steps is None:
-            raise ConfigError("set_timesteps comes first: the size of the steps is not known")
+        self._check_begun(timestep)
         begins = self.counter < len(self.prk_timesteps) and not self._options["skip_prk_steps"]
         return (self.step_prk if begins else self.step_plms)(model_output, timestep, sample, return_dict)
 
     def step_prk(
         self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
     ) -> Any:
-        """Take one of the four stages of a step of Runge–Kutta."""
-        stage = self.counter % STAGES
-        ready = self._at(int(self.prk_timesteps[self.counter - stage]), sample, "stage", stage)
-        previous, x_0, eps = self._made(ready, model_output, sample, self._stages)
-        self._stages = [] if stage == STAGES - 1 else [eps, *self._stages]  # type: ignore[list-item]
-        return self._counted(previous, x_0, eps if stage == 0 else None, return_dict)
+        """Take one of the four stages of a step of Runge–Kutta, each from where the step began."""
+        self._check_begun(timestep)
+        stage, output = self.counter % STAGES, self._heard(model_output, timestep, sample)
+        if stage == 0:
+            self._stages, self._begun, self.ets = [], sample, [*self.ets, output]
+        self._stages = [output, *self._stages]
+        start, s = self.prk_timesteps[self.counter - stage], int(timestep)
+        s -= 0 if stage % 2 else self._size // 2
+        weights = RUNGE_KUTTA if stage == STAGES - 1 else (1.0,)
+        return self._mixed(self._begun, self._stages, int(start), s, weights, return_dict)  # type: ignore[arg-type]
 
     def step_plms(
         self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
     ) -> Any:
         """Take a step of Adams–Bashforth, or its second half at the first one."""
-        halfway = self.counter == 1
-        known = self.ets[-1:] if halfway else self.ets[-3:]
-        ready = self._at(timestep, sample, "halfway" if halfway else "whole", len(known))
-        previous, x_0, eps = self._made(ready, model_output, sample, known[::-1])
-        return self._counted(previous, x_0, None if halfway else eps, return_dict)
+        self._check_begun(timestep)
+        if not self._options["skip_prk_steps"] and len(self.ets) < 3:
+            raise ConfigError("step_plms follows on 12 evaluations of Runge–Kutta: call step_prk for them")
+        t, output = int(timestep), self._heard(model_output, timestep, sample)
+        if self.counter == 1:
+            start = int(self.plms_timesteps[0]) if self.strict else min(t + self._size, len(self) - 1)
+            if len(self.ets) == 1:
+                return self._mixed(self._begun, [output, *self.ets], start, t, HEUN, return_dict)  # type: ignore[arg-type]
+            return self._mixed(sample, self.ets[:-5:-1], start, t, MULTISTEP[STAGES], return_dict)
+        self.ets = [*self.ets[-3:], output]
+        self._begun = sample
+        weights = MULTISTEP[len(self.ets)]
+        return self._mixed(sample, self.ets[::-1], t, t - self._size, weights, return_dict)
 
-    def _counted(self, previous: Tensor, x_0: Tensor, eps: Tensor | None, return_dict: bool) -> Any:
+    def _check_begun(self, timestep: int | Tensor) -> None:
+        if self.num_inference_steps is None:
+            raise ConfigError("set_timesteps comes first: the size of the steps is not known")
+        if isinstance(timestep, Tensor) and timestep.numel() > 1:
+            raise ShapeError(
+                f"timestep has shape {tuple(timestep.shape)}: a solver that remembers goes through its t "
+                "with the whole batch; a t for each sample is for DDPM, DDIM and Euler's method"
+            )
+
+    def _heard(self, output: Tensor, timestep: int | Tensor, sample: Tensor) -> Tensor:
+        """What is mixed: the output itself, or the ε̂ it stands for."""
+        if not self._mixes_eps:
+            return output
+        level = self._level(int(timestep))
+        return lincomb(self._reading.eps(level.signal, level.noise), (sample, output))
+
+    def _mixed(
+        self,
+        sample: Tensor,
+        outputs: Sequence[Tensor],
+        t: int,
+        s: int,
+        weights: tuple[float, ...],
+        return_dict: bool,
+    ) -> Any:
         self.counter += 1
-        if eps is not None:
-            self.ets = [*self.ets[-3:], eps]
+        ready = self._at(t, sample, s, weights)
+        previous, x_0, _ = self._made(ready, outputs[0], sample, outputs[1:])
         return self._result(previous, x_0, return_dict)
 
-    def _step(self, t: int, part: str, known: int) -> Step:
-        return {"stage": self._stage, "halfway": self._second_half, "whole": self._multistep}[part](t, known)
+    def _step(self, t: int, s: int, weights: tuple[float, ...]) -> Step:
+        level, end = self._level(t), self._landing(s)
+        (row,) = DDIM().rows((level, end))
+        reading = PREDICTIONS["epsilon"] if self._mixes_eps else self._reading
+        of_x, of_output = Step.of(row, level, end, reading).read
+        first, *others = (row.history[0] * of_output * weight for weight in weights)
+        return Step((0.0, 1.0), (row.x + row.history[0] * of_x, first, 0.0, 0.0, 0.0, *others), None)
 
-    def _stage(self, t: int, stage: int) -> Step:
-        start, s = self._level(t), self._landing(t)
-        middle = self._level(t - self._size + self._size // 2)
-        row = list(PNDM(runge_kutta=True).rows([(start, s)] * STAGES, [middle] * 3))[stage]
-        levels = {level.t: level for level in (start, middle, s)}
-        return Step.of(row, levels[row.t], levels[row.s], self._reading)
-
-    def _second_half(self, t: int, known: int) -> Step:
-        level = self._level(t)
-        rows = list(PNDM().rows([(self._level(min(t + self._size, len(self) - 1)), level)]))
-        return Step.of(rows[1], level, level, self._reading)
-
-    def _multistep(self, t: int, known: int) -> Step:
-        level, s = self._level(t), self._landing(t)
-        # Its row depends on (t, s) and on how many estimates there are: any steps may stand before it.
-        anywhere = [(self._levels[-1], self._levels[0])] * max(PLACES[known] - 1, 0)
-        row = list(PNDM().rows([*anywhere, (level, s)]))[PLACES[known]]
-        return _compact(Step.of(row, level, s, self._reading))
-
-    def _landing(self, t: int) -> Level:
-        s = t - self._size
+    def _landing(self, s: int) -> Level:
         if s >= 0:
             return self._level(s)
         return CLEAN if self._options["set_alpha_to_one"] else Level(-1, self._levels[0].log_alpha_bar)
-
-
-def _compact(step: Step) -> Step:
-    """Leave out of the history what the row does not use: only estimates at whole steps are remembered."""
-    *now, x_0 = step.advance[:4]
-    return Step(step.read, (*now, x_0, *filter(None, step.advance[4:])), step.keeps)

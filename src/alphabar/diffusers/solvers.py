@@ -1,33 +1,29 @@
-"""The solvers of diffusers: for each, which table of the core it is."""
+"""The solvers of diffusers that keep x itself: for each, which table of the core it is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, pairwise
 from typing import Any, ClassVar
 
 import diffusers
 import torch
 from torch import Tensor
 
-from alphabar import forward
 from alphabar.diffusers.adapter import in_place_of
-from alphabar.diffusers.by_index import Exploding, Preserving
-from alphabar.diffusers.grids import Grid
-from alphabar.diffusers.steps import Step
+from alphabar.diffusers.by_index import Preserving
+from alphabar.diffusers.steps import Step, in_eps, mirrored
 from alphabar.errors import ConfigError, look_up
 from alphabar.levels import Level
 from alphabar.plan import Row
-from alphabar.samplers import DEIS, LMS, DPMSolver, Euler, EulerAncestral, Heun, UniPC
+from alphabar.samplers import DEIS, DPMSolver, UniPC
 
 __all__ = [
     "DEISMultistepScheduler",
     "DPMSolverMultistepScheduler",
     "DPMSolverSinglestepScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "EulerDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "LMSDiscreteScheduler",
+    "Drawing",
+    "Plain",
     "UniPCMultistepScheduler",
 ]
 
@@ -60,6 +56,24 @@ class Drawing:
         return self._stepped(model_output, timestep, sample, return_dict, generator=generator)
 
 
+def check_ends_noisy(options: Mapping[str, Any]) -> None:
+    """Require of a solver in ε̂ that it ends before clean data.
+
+    Raises:
+        ConfigError: it ends there.
+    """
+    in_x_0 = options.get("predict_x0", options.get("algorithm_type", "").endswith("++"))
+    if not in_x_0 and options.get("use_flow_sigmas"):
+        raise ConfigError(
+            "flow matching is solved in x̂_0: choose algorithm_type='dpmsolver++' or predict_x0=True"
+        )
+    if not in_x_0 and options["final_sigmas_type"] == "zero":
+        raise ConfigError(
+            "a solver in ε̂ cannot end at clean data, where ε̂ has no weight: choose "
+            "final_sigmas_type='sigma_min', or algorithm_type='dpmsolver++', or predict_x0=True"
+        )
+
+
 class Renaming(Preserving):
     """Takes its siblings' ``solver_type`` and ``algorithm_type`` for its own, as diffusers does."""
 
@@ -90,14 +104,7 @@ class DPMSolverMultistepScheduler(Renaming):
 
     def _begin(self) -> None:
         super()._begin()
-        if (
-            not self._options["algorithm_type"].endswith("++")
-            and self._options["final_sigmas_type"] == "zero"
-        ):
-            raise ConfigError(
-                f"algorithm_type {self._options['algorithm_type']!r} cannot end at clean data, where ε̂ has "
-                "no weight: choose final_sigmas_type='sigma_min' or algorithm_type='dpmsolver++'"
-            )
+        check_ends_noisy(self._options)
 
     def step(
         self,
@@ -131,27 +138,74 @@ class DPMSolverMultistepScheduler(Renaming):
 
 @in_place_of(diffusers.DPMSolverSinglestepScheduler)
 class DPMSolverSinglestepScheduler(Drawing, Renaming):
-    """DPM-Solver++, single-step (Lu et al. 2022)."""
+    """DPM-Solver and DPM-Solver++, single-step (Lu et al. 2022)."""
 
-    own: ClassVar = {"algorithm_type": ("dpmsolver++",), "solver_type": ("midpoint", "heun")}
+    own: ClassVar = {
+        "algorithm_type": ("dpmsolver++", "dpmsolver", "sde-dpmsolver++"),
+        "solver_type": ("midpoint", "heun"),
+    }
     siblings = ("deis", "logrho", "bh1", "bh2")
 
-    def _rows(self, levels: Sequence[Level], entry: int, *options: Any) -> Iterable[Row]:
-        order, rule = self._options["solver_order"], {"midpoint": "midpoint", "heun": "exact"}
-        return DPMSolver(order=order, multistep=False, rule=rule[self._options["solver_type"]]).rows(levels)
+    def _begin(self) -> None:
+        super()._begin()
+        check_ends_noisy(self._options)
+
+    def _set_timesteps(self, *args: Any, **given: Any) -> None:
+        super()._set_timesteps(*args, **given)
+        order, steps = self._options["solver_order"], len(self.timesteps)
+        to_zero = self._options["final_sigmas_type"] == "zero"
+        if not self._options["lower_order_final"] and (to_zero or steps % order):
+            self.register_to_config(lower_order_final=True)
+            self._configure()
+        self.order_list = [i % order + 1 for i in range(steps)]
+        if to_zero or (self._options["lower_order_final"] and steps % order == 0):
+            self.order_list[-1] = 1
+
+    def _between(self, levels: Sequence[Level], entry: int, *options: Any) -> Iterable[Step]:
+        chosen, rule = self._options["algorithm_type"], {"midpoint": "midpoint", "heun": "exact"}
+        eps, sde = chosen == "dpmsolver", chosen.startswith("sde")
+        orders = [self.order_list[int(level.t)] for level in levels[:-1]]
+        solver = DPMSolver(
+            order=self._options["solver_order"],
+            multistep=False,
+            rule=rule[self._options["solver_type"]],
+        )
+        seen = [mirrored(level) for level in levels] if eps else levels
+        for (t, s), (made, form, noise) in zip(
+            pairwise(levels), solver.evaluations(seen, orders, sde=sde), strict=True
+        ):
+            row = Row.of(t, s, [0.0, *form[1:]], noise)
+            row = in_eps(row, t) if eps else row
+            yield Step.of(row, t, s, self._reading, draws=sde, of_start=form[0], begins=not made)
 
 
 @in_place_of(diffusers.UniPCMultistepScheduler)
 class UniPCMultistepScheduler(Plain, Renaming):
     """UniPC (Zhao et al. 2023)."""
 
+    corrects = True
     own: ClassVar = {"solver_type": ("bh2", "bh1")}
     siblings = ("midpoint", "heun", "logrho")
 
     def _begin(self) -> None:
         super()._begin()
-        if not self._options["predict_x0"] or self._options["solver_p"] is not None:
-            raise ConfigError("predict_x0=False and solver_p are not offered: leave them as they are")
+        check_ends_noisy(self._options)
+        if self._options["solver_p"] is not None:
+            raise ConfigError(
+                "solver_p puts another scheduler in the predictor's place, which no row can hold, and no "
+                "configuration file: leave it out"
+            )
+
+    def _configure(self) -> None:
+        super()._configure()
+        if not self._options["predict_x0"]:
+            self._bound = None  # as in diffusers: what is bounded is x̂_0, and this predicts ε̂
+
+    def _between(self, levels: Sequence[Level], entry: int, *options: Any) -> Iterable[Step]:
+        if self._options["predict_x0"]:
+            return super()._between(levels, entry, *options)
+        rows = self._rows([mirrored(level) for level in levels], entry, *options)
+        return (self._step_of(in_eps(row, t)) for row, t in zip(rows, levels, strict=False))
 
     def _rows(self, levels: Sequence[Level], entry: int, *options: Any) -> Iterable[Row]:
         chosen = self._options
@@ -177,89 +231,3 @@ class DEISMultistepScheduler(Plain, Renaming):
     def _rows(self, levels: Sequence[Level], entry: int, *options: Any) -> Iterable[Row]:
         lowers = self._options["lower_order_final"] and len(self.timesteps) < FEW
         return DEIS(order=self._options["solver_order"], lower_order_final=lowers).rows(levels)
-
-
-@in_place_of(diffusers.EulerDiscreteScheduler)
-class EulerDiscreteScheduler(Exploding):
-    """Euler's method (Karras et al. 2022)."""
-
-    keeps_dtype = False
-    refuses_places = True
-
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: float | Tensor,
-        sample: Tensor,
-        s_churn: float = 0.0,
-        s_tmin: float = 0.0,
-        s_tmax: float = float("inf"),
-        s_noise: float = 1.0,
-        generator: Any = None,
-        return_dict: bool = True,
-    ) -> Any:
-        """Return the sample at the next t."""
-        if s_churn:
-            raise ConfigError(
-                "s_churn is not offered: use EulerAncestralDiscreteScheduler for noise on the way"
-            )
-        return self._stepped(model_output, timestep, sample, return_dict)
-
-    def _rows(self, levels: Sequence[Level], entry: int, *options: Any) -> Iterable[Row]:
-        return Euler().rows(levels)
-
-    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Return v = √ᾱ_t · noise − √(1−ᾱ_t) · x_0; diffusers takes a t's place in ``timesteps`` for it."""
-        t = timesteps.long() if self.strict else torch.tensor([self.index_for_timestep(t) for t in timesteps])
-        return forward.velocity(self.schedule, sample, noise, t.to(sample.device))
-
-
-@in_place_of(diffusers.EulerAncestralDiscreteScheduler)
-class EulerAncestralDiscreteScheduler(Drawing, Exploding):
-    """Euler's method with fresh noise."""
-
-    keeps_dtype = False
-    always_draws = True
-    refuses_places = True
-
-    def _rows(self, levels: Sequence[Level], entry: int, *options: Any) -> Iterable[Row]:
-        return EulerAncestral().rows(levels)
-
-
-@in_place_of(diffusers.HeunDiscreteScheduler)
-class HeunDiscreteScheduler(Plain, Exploding):
-    """Heun's method (Karras et al. 2022): every t but the first twice."""
-
-    def _lay(self, grid: Grid, device: Any) -> None:
-        super()._lay(Grid(grid.timesteps.repeat(2)[1:], grid.levels), device)
-        twice = [level for level in grid.levels[1:-1] for _ in range(2)]
-        self._visited = (grid.levels[0], *twice, grid.levels[-1])
-
-    def _steps(self, entry: int, *options: Any) -> list[Step]:
-        stops = self._stops[(entry + 1) // 2 :]
-        return [self._step_of(row) for row in Heun().rows(stops)]
-
-    @property
-    def state_in_first_order(self) -> bool:
-        """Whether the next evaluation begins a step."""
-        return ((self._step_index or 0) - self._entry) % 2 == 0
-
-
-@in_place_of(diffusers.LMSDiscreteScheduler)
-class LMSDiscreteScheduler(Exploding):
-    """Linear multistep in ρ."""
-
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: float | Tensor,
-        sample: Tensor,
-        order: int = 4,
-        return_dict: bool = True,
-    ) -> Any:
-        """Return the sample at the next t."""
-        return self._stepped(model_output, timestep, sample, return_dict, order)
-
-    def _rows(self, levels: Sequence[Level], entry: int, *options: Any) -> Iterable[Row]:
-        (order,) = options
-        return LMS(order=order).rows(levels)

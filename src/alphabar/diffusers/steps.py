@@ -1,15 +1,16 @@
 """One row of a table, as one step of the peer: from its kind of sample and the network's raw output.
 
     x̂_0         = p · sample + q · output                                 then clipped
-    prev_sample = a · sample + e · output + c · z + b_0 · x̂_0 + b_1 · kept' + …
+    prev_sample = a · sample + e · output + c · z + d · beginning + b_0 · x̂_0 + b_1 · kept' + …
 
 The core's row acts on x. Some of the peer's schedulers keep x/√ᾱ instead ("variance exploding"): their
-coefficients are the row's, divided by √ᾱ on either side. Arithmetic is float32 for anything up to float32,
-with each coefficient rounded once: a step made for pipelines is bound by the calls, not by the numbers.
+coefficients are the row's, divided by √ᾱ on either side. A step made for pipelines is bound by the calls, not
+by the numbers: what earlier steps keep is rounded to float32 for anything up to float32.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -19,12 +20,15 @@ from torch import Tensor
 
 from alphabar.errors import NoAnswerError
 from alphabar.levels import Level
+from alphabar.ops import native
+from alphabar.ops.backends import backend
 from alphabar.plan import Row
 from alphabar.prediction import Prediction
 
-__all__ = ["STAY", "Ready", "Step", "mixed"]
+__all__ = ["STAY", "Ready", "Step", "in_eps", "mirrored", "mixed", "takes_kernels"]
 
-Terms = tuple[tuple[int, Any], ...]
+Terms = tuple[tuple[int, ...], Any]
+"""The places of tensors, and what multiplies each; None for the one tensor as it is."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +38,28 @@ class Step:
     read: tuple[float, float]
     """x̂_0: of the sample and the output."""
     advance: tuple[float, ...]
-    """prev_sample: of the sample, the output, fresh noise, x̂_0, and what earlier steps kept, newest first."""
+    """prev_sample: of the sample, the output, fresh noise, the sample that a longer step began with, x̂_0, and
+    what earlier steps kept, newest first."""
     keeps: tuple[float, float] | None = (0.0, 1.0)
     """What later steps remember: of the sample and x̂_0; None for nothing."""
     draws: bool = False
     """Whether diffusers draws noise for it, used or not: a generator must come out as far along."""
     row: Row | None = None
     """Where the noise is scaled by the network's own answer."""
+    begins: bool = False
+    """Whether evaluations that follow start again from this one's sample."""
 
     @classmethod
     def of(
-        cls, row: Row, t: Level, s: Level, reading: Prediction, exploding: bool = False, draws: bool = False
+        cls,
+        row: Row,
+        t: Level,
+        s: Level,
+        reading: Prediction,
+        exploding: bool = False,
+        draws: bool = False,
+        of_start: float = 0.0,
+        begins: bool = False,
     ) -> Step:
         """Return a row between two levels as a step.
 
@@ -55,32 +70,40 @@ class Step:
         of_x, of_output = read(reading, t)
         return cls(
             read=(of_x / before, of_output),
-            advance=(row.x * after / before, 0.0, row.noise * after, *(b * after for b in row.history)),
+            advance=(
+                row.x * after / before,
+                0.0,
+                row.noise * after,
+                of_start,
+                *(b * after for b in row.history),
+            ),
             keeps=(row.keeps[0] / before, row.keeps[1]),
             draws=draws,
             row=row if row.log_variance else None,
+            begins=begins,
         )
 
     @classmethod
     def along(cls, t: Level, s: Level, of_eps: float, noise: float, reading: Prediction) -> Step:
         """Return √ᾱ_s · x̂_0 + of_eps · ε̂ + noise · z, with the ε̂ of the output even where x̂_0 is clipped."""
         of_x, of_output = (of_eps * part for part in reading.eps(t.signal, t.noise))
-        return cls(read(reading, t), (of_x, of_output, noise, s.signal), draws=noise > 0)  # type: ignore[arg-type]
+        return cls(read(reading, t), (of_x, of_output, noise, 0.0, s.signal), draws=noise > 0)  # type: ignore[arg-type]
 
-    def ready(self, dtype: torch.dtype) -> Ready:
-        """Return it prepared for arithmetic in this precision."""
-        keeps = None if self.keeps is None else _terms(self.keeps, dtype, as_it_is=True)
+    def ready(self) -> Ready:
+        """Return it prepared for arithmetic."""
+        keeps = None if self.keeps is None else _terms(self.keeps, as_it_is=True)
         return Ready(
-            _terms(self.read, dtype, as_it_is=True),
-            _terms(self.advance, dtype),
+            _terms(self.read, as_it_is=True),
+            _terms(self.advance),
             keeps,
             self.draws,
             self.row,
+            self.begins,
             add_up,
         )
 
 
-STAY = Step((0.0, 1.0), (1.0, 0.0, 0.0), None)
+STAY = Step((0.0, 1.0), (1.0,), None)
 """A step of no length: where a spacing visits a level twice."""
 
 
@@ -92,7 +115,8 @@ class Ready(NamedTuple):
     keeps: Terms | None
     draws: bool
     row: Row | None
-    add_up: Callable[[Terms, Sequence[Tensor]], Tensor]
+    begins: bool
+    add_up: Callable[[Terms, Sequence[Tensor], bool], Tensor]
 
 
 def read(reading: Prediction, t: Level) -> tuple[float, float]:
@@ -110,12 +134,24 @@ def read(reading: Prediction, t: Level) -> tuple[float, float]:
         ) from None
 
 
+def in_eps(row: Row, t: Level) -> Row:
+    """Return a row in ε̂ as one in x̂_0, which remembers ε̂ = (x_t − √ᾱ_t · x̂_0)/√(1−ᾱ_t)."""
+    eps = 1 / t.noise, -t.signal / t.noise
+    now, *before = row.history
+    return replace(row, x=row.x + now * eps[0], history=(now * eps[1], *before), keeps=eps)
+
+
+def mirrored(level: Level) -> Level:
+    """Return the level with √ᾱ and √(1−ᾱ) exchanged: a solver in x̂_0 there is the solver in ε̂ here."""
+    return Level(level.t, 2 * math.log(level.noise))
+
+
 def mixed(steps: Sequence[Step], dtype: torch.dtype, ndim: int, device: torch.device) -> Ready:
     """Return one step for a batch whose samples each take their own."""
 
     def columns(rows: Sequence[tuple[float, ...]]) -> Terms:
         table = torch.tensor(rows, dtype=dtype, device=device).T.reshape(-1, len(rows), *[1] * (ndim - 1))
-        return tuple(enumerate(table))
+        return tuple(range(len(table))), table
 
     row = steps[0].row
     if row is not None:
@@ -123,31 +159,42 @@ def mixed(steps: Sequence[Step], dtype: torch.dtype, ndim: int, device: torch.de
         low, high = bounds.T.reshape(2, -1, *[1] * (ndim - 1))
         row = replace(row, log_variance=(low, high))
     advance, draws = columns([step.advance for step in steps]), any(step.draws for step in steps)
-    return Ready(columns([step.read for step in steps]), advance, None, draws, row, add_up_mixed)
+    return Ready(columns([step.read for step in steps]), advance, None, draws, row, False, add_up_mixed)
 
 
-def add_up(terms: Terms, tensors: Sequence[Tensor]) -> Tensor:
-    """Add up tensors with numbers, in as few calls as there are terms."""
-    place, first = terms[0]
-    if first is None:
-        return tensors[place]
-    total: Tensor = tensors[place] * first
-    for place, coefficient in terms[1:]:
-        total = total.add_(tensors[place], alpha=coefficient)
+def takes_kernels(sample: Tensor, output: Tensor) -> bool:
+    """Whether the CPU kernels may serve: they are there, and nobody traces or differentiates."""
+    if native.LIBRARY is None or backend(sample.device) is not native:
+        return False
+    return not ((sample.requires_grad or output.requires_grad) and torch.is_grad_enabled())
+
+
+def add_up(terms: Terms, tensors: Sequence[Tensor], quick: bool) -> Tensor:
+    """Add up tensors with numbers, ``quick``: in one call of the CPU kernels where they cover it."""
+    places, numbers = terms
+    chosen = tuple([tensors[place] for place in places])
+    if numbers is None:
+        return chosen[0]
+    if quick:
+        total: Tensor = torch.empty_like(chosen[0])
+        if native.LIBRARY.lincomb(numbers, 1, chosen, total, None):  # type: ignore[union-attr]
+            return total
+    total = chosen[0] * numbers[0]
+    for tensor, coefficient in zip(chosen[1:], numbers[1:], strict=True):
+        total = total.add_(tensor, alpha=coefficient)
     return total
 
 
-def add_up_mixed(terms: Terms, tensors: Sequence[Tensor]) -> Tensor:
+def add_up_mixed(terms: Terms, tensors: Sequence[Tensor], quick: bool) -> Tensor:
     """The same where each sample has its own coefficients."""
     total = torch.zeros_like(tensors[0])
-    for place, coefficient in terms:
-        total = total.addcmul_(tensors[place], coefficient)
+    for tensor, coefficient in zip(tensors, terms[1], strict=False):
+        total = total.addcmul_(tensor, coefficient)
     return total
 
 
-def _terms(coefficients: Sequence[float], dtype: torch.dtype, *, as_it_is: bool = False) -> Terms:
-    """The first one as a tensor of no dimension: torch multiplies by it sooner than by a number."""
-    kept = [(place, c) for place, c in enumerate(coefficients) if c]
-    if as_it_is and len(kept) == 1 and kept[0][1] == 1:
-        return ((kept[0][0], None),)
-    return tuple((place, c if i else torch.tensor(c, dtype=dtype)) for i, (place, c) in enumerate(kept))
+def _terms(coefficients: Sequence[float], *, as_it_is: bool = False) -> Terms:
+    """The coefficients that are not 0, and the places of what they multiply."""
+    kept = [(place, float(c)) for place, c in enumerate(coefficients) if c]
+    places, numbers = (tuple(column) for column in zip(*kept, strict=True))
+    return places, None if as_it_is and numbers == (1.0,) else numbers

@@ -7,6 +7,7 @@ What the kernels do not cover (other devices and layouts, gradients, tracing) is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ class Address(NamedTuple):
 
 def _load() -> tuple[ModuleType | None, str]:
     try:
-        from alphabar.ops import _native as library  # type: ignore[attr-defined]
+        library = import_module("alphabar.ops._native")
     except ImportError as error:
         return None, f"not built when the package was installed, or not loadable here: {error}"
     if library.VERSION != VERSION:

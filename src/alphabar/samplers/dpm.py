@@ -91,12 +91,32 @@ class DPMSolver:
             yield Row.of(t, s, form, fresh_noise(t, s) if self.sde else 0.0)
 
     def _single_step(self, levels: Sequence[Level]) -> Iterator[Row]:
-        form: Form = []
-        for i, (t, s) in enumerate(pairwise(levels)):
-            made = 0 if s is levels[-1] else i % self.order  # on the way, since the step began
-            begun = landed(form) if made else [1.0]
-            known, rule = {k: levels[i - k] for k in range(made + 1)}, RULES[self.rule]
+        last: Form = []
+        for (t, s), (made, form, _) in zip(pairwise(levels), self.evaluations(levels), strict=True):
+            yield Row.of(t, s, apply(form, landed(last)) if made else form)
+            last = form
+
+    def evaluations(
+        self, levels: Sequence[Level], orders: Sequence[int] = (), *, sde: bool = False
+    ) -> Iterator[tuple[int, Form, float]]:
+        """Return for each evaluation in single-step form where it leads from the start of its step.
+
+        Args:
+            levels: each noisier than the next.
+            orders: for each evaluation its number within its step; 1 begins one. By default 1 … ``order``.
+            sde: solve the stochastic equation.
+
+        Returns:
+            How many evaluations came before it, the form of the step's start, and the noise that is added.
+        """
+        rule, orders = RULES[self.rule], orders or self._orders(len(levels) - 1)
+        for i, s in enumerate(levels[1:]):
+            made = min(orders[i] - 1, i)
+            t, known, integrals = levels[i - made], {k: levels[i - k] for k in range(made + 1)}, rule
             if made == 2 and self.rule == "midpoint":  # DPM-Solver++(3S) leaves out the first one on the way
-                known, rule = {0: known[0], 2: known[2]}, moments
-            form = step(levels[i - made], s, known, rule, base=made)
-            yield Row.of(t, s, apply(form, begun))
+                known, integrals = {0: known[0], 2: known[2]}, moments
+            form = step(t, s, known, integrals, base=made, speed=2 if sde else 1)
+            yield made, form, fresh_noise(t, s) if sde else 0.0
+
+    def _orders(self, count: int) -> list[int]:
+        return [*(i % self.order + 1 for i in range(count - 1)), 1]
