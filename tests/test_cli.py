@@ -1,6 +1,7 @@
 """Each command does what it says and ends by saying what it wrote; a wrong argument is one helpful line."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def digit(path, value):
     return str(path)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "fitted"])
 def test_every_sampler_samples_by_its_name_with_no_more_evaluations_than_asked(sampler, run, tmp_path):
     out = tmp_path / "samples"
     arguments = ["sample", str(run), "--num", "2", "--steps", "4", "--sampler", sampler, "--out", str(out)]
@@ -77,6 +78,15 @@ def test_every_sampler_samples_by_its_name_with_no_more_evaluations_than_asked(s
     made = SAMPLERS[sampler](4, spacing="karras")
     assert made.spacing == "karras"
     assert len(made.plan(NoiseSchedule.cosine())) <= 4
+
+
+def test_the_fitted_sampler_samples_and_refuses_what_it_was_not_fitted_to(run, tmp_path, capsys):
+    arguments = ["sample", str(run), "--num", "2", "--sampler", "fitted", "--out", str(tmp_path)]
+    assert main([*arguments, "--steps", "5"]) == 0
+    assert len(list(tmp_path.iterdir())) == 3
+    for more, says in ((["--steps", "4"], "5 … 50"), (["--spacing", "karras"], "leave spacing out")):
+        assert main([*arguments, *more]) == 2
+        assert says in capsys.readouterr().err
 
 
 def test_guidance_of_1_changes_nothing_and_more_changes_the_pictures(run, tmp_path):
@@ -138,7 +148,14 @@ def test_samplers_prints_a_table_that_agrees_with_the_ranking(tmp_path, capsys):
     assert lines[0].endswith(f"{best.error:.5f} {best.spacing}")
     errors = [float(line.split()[-2]) for line in lines]
     assert errors == sorted(errors)
-    assert {line[:22].strip() for line in lines} == set(SOLVERS)
+    assert {line[:22].strip() for line in lines} == {*SOLVERS, "Fitted"}
+
+
+def test_samplers_leaves_a_gap_where_nothing_was_fitted(tmp_path, capsys):
+    assert main(["samplers", "--evals", "10,60", "--out", str(tmp_path / "samplers.png")]) == 0
+    *_, fitted, last = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"Fitted +0\.000\d\d fitted +—", fitted)
+    assert last.startswith("wrote")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

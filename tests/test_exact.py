@@ -18,7 +18,7 @@ from alphabar.exact import (
     variances_reached,
 )
 from alphabar.levels import log_alpha_bar_between
-from alphabar.samplers import DEIS, LMS, DPMSolver, Euler, EulerAncestral, Heun, UniPC
+from alphabar.samplers import DEIS, LMS, DPMSolver, Euler, EulerAncestral, Fitted, Heun, UniPC
 
 LINEAR = NoiseSchedule.linear()
 SCHEDULES = {
@@ -107,12 +107,20 @@ def test_on_mixtures_the_better_solver_ends_nearer_to_the_truth():
 
 def test_a_ranking_is_sorted_honest_and_complete():
     scores = ranking(LINEAR, 8, spacings=["karras", "trailing"])
-    assert len(scores) == 2 * len(SOLVERS)
+    assert len(scores) == 2 * len(SOLVERS) + 1
     assert [score.error for score in scores] == sorted(score.error for score in scores)
     for score in scores:
-        sampler = SOLVERS[score.solver](8, score.spacing)
+        own = score.solver == "Fitted"
+        sampler = Fitted(8) if own else SOLVERS[score.solver](8, score.spacing)
         assert score.evaluations == len(sampler.plan(LINEAR)) == (7 if score.solver == "Heun" else 8)
         assert score.error == gaussian_error(sampler, LINEAR)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "evaluations"), [(LINEAR, 4), (LINEAR, 51), (NoiseSchedule.laplace(), 8)]
+)
+def test_a_ranking_leaves_out_what_was_not_fitted_to_the_problem(schedule, evaluations):
+    assert {score.solver for score in ranking(schedule, evaluations)} == set(SOLVERS)
 
 
 REFUSED = {

@@ -36,6 +36,7 @@ from alphabar.samplers import (
     DPMSolver,
     Euler,
     EulerAncestral,
+    Fitted,
     Heun,
     UniPC,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "DEIS",
     "LMS",
     "PNDM",
+    "Fitted",
     "Plan",
     "Row",
     "sample",

@@ -33,11 +33,21 @@ from alphabar.samplers import (
     DPMSolver,
     Euler,
     EulerAncestral,
+    Fitted,
     Heun,
     UniPC,
 )
 
 __all__ = ["SAMPLERS", "Edit", "Inpaint", "Interpolate", "Sample", "wrote"]
+
+
+def _fitted(evaluations: int, spacing: str | None = None) -> Fitted:
+    if spacing is not None:
+        raise ConfigError(
+            f"spacing is {spacing!r}, but where the fitted sampler stops is fitted too: leave spacing out"
+        )
+    return Fitted(evaluations)
+
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "ddpm": DDPM,
@@ -50,8 +60,9 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "deis": DEIS,
     "lms": LMS,
     "pndm": lambda evaluations, **more: PNDM(max(evaluations - 1, 1), **more),
+    "fitted": _fitted,
 }
-"""By name: functions of the evaluations of the network, and of a spacing."""
+"""By name: functions of the evaluations of the network, and of a spacing; the fitted one has its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +94,7 @@ class _FromRun:
 @dataclass(frozen=True, kw_only=True)
 class _Sampled(_FromRun):
     sampler: str = "ddim"
-    """ddpm, ddim, euler, euler_ancestral, heun, dpm, unipc, deis, lms, pndm."""
+    """ddpm, ddim, euler, euler_ancestral, heun, dpm, unipc, deis, lms, pndm, fitted (5 … 50 steps)."""
     spacing: str | None = None
     """Which t it visits: trailing, leading, linspace, karras, log_snr; by default as suits it."""
     seed: int = 0

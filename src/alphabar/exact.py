@@ -14,6 +14,7 @@ mixtures a sampler's end points are compared with those of a very fine run: :fun
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,11 +24,11 @@ from torch.nn.functional import pad
 
 from alphabar.checks import check_float
 from alphabar.denoiser import Estimate
-from alphabar.errors import ConfigError, ShapeError
+from alphabar.errors import ConfigError, NoAnswerError, ShapeError
 from alphabar.levels import log_alpha_bar_between
 from alphabar.loop import sample
 from alphabar.plan import Plan, Sampler
-from alphabar.samplers import DEIS, LMS, PNDM, DPMSolver, Euler, Heun, UniPC
+from alphabar.samplers import DEIS, LMS, PNDM, DPMSolver, Euler, Fitted, Heun, UniPC
 from alphabar.schedule import NoiseSchedule, noise_power
 from alphabar.timesteps import Spacing
 
@@ -255,7 +256,11 @@ def ranking(
 ) -> list[Score]:
     """Return every solver with every spacing at so many evaluations of the network, the best first.
 
-    >>> ranking(NoiseSchedule.linear(), 10)[0]
+    :class:`Fitted` is among them, with the spacing ``"fitted"``, where it has a table.
+
+    >>> for score in ranking(NoiseSchedule.linear(), 10)[:2]:
+    ...     print(score)
+    Score(evaluations=10, error=0.00012..., solver='Fitted', spacing='fitted')
     Score(evaluations=10, error=0.0014..., solver='DEIS 4 to the end', spacing='log_snr')
 
     Args:
@@ -273,4 +278,7 @@ def ranking(
             sampler = with_evaluations(evaluations, spacing)
             error = gaussian_error(sampler, schedule, widths)
             scores.append(Score(len(sampler.plan(schedule)), error, solver, spacing))
+    with suppress(ConfigError, NoAnswerError):  # another number of evaluations, another schedule
+        error = gaussian_error(Fitted(evaluations), schedule, widths)
+        scores.append(Score(evaluations, error, "Fitted", "fitted"))
     return sorted(scores, key=lambda score: score.error)

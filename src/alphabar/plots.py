@@ -118,7 +118,9 @@ def error_curves(curves: Mapping[str, Sequence[tuple[int, float]]], path: str | 
             marker = markers[i // 10 % len(markers)]  # colours repeat after ten
             axes[0].plot(*zip(*points, strict=True), label=name, marker=marker, markersize=4, linewidth=1.2)
         axes[0].set(xlabel="evaluations of the network", ylabel="error", xscale="log", yscale="log")
-        counts = [max(n for n, _ in column) for column in zip(*curves.values(), strict=True)]
+        longest = max(map(len, curves.values()))
+        whole = (points for points in curves.values() if len(points) == longest)
+        counts = [max(n for n, _ in column) for column in zip(*whole, strict=True)]
         axes[0].set_xticks(counts, labels=map(str, counts))
         axes[0].set_xticks([], minor=True)
         axes[0].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -5,6 +5,7 @@ from alphabar.samplers.ddim import DDIM
 from alphabar.samplers.ddpm import DDPM
 from alphabar.samplers.dpm import DPMSolver
 from alphabar.samplers.euler import Euler, EulerAncestral, Heun
+from alphabar.samplers.fitted import Fitted
 from alphabar.samplers.unipc import UniPC
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "DPMSolver",
     "Euler",
     "EulerAncestral",
+    "Fitted",
     "Heun",
     "UniPC",
 ]

@@ -1,0 +1,118 @@
+"""Fitted: a table found by descent on problems with known answers, instead of by an expansion in the step.
+
+    x_s = σ_s/σ_t · x_t + b_0 · x̂_0 + √ᾱ_s Σ_k w_k · x̂_0⁽ᵏ⁾,     b_0 + √ᾱ_s Σ_k w_k = √ᾱ_s − σ_s/σ_t √ᾱ_t
+
+The rows are those of DPM-Solver++ in multistep form, of order 3 (``steps.py``); where it stops and how it
+shares b among three estimates is fitted, for each number of evaluations, on Gaussian data and mixtures. What
+ties the b together is kept, so that a row is exact while x̂_0 does not change. ``research/fit.py`` writes the
+numbers, ``docs/fitted.md`` says where they win and where they lose.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alphabar.checks import check_count
+from alphabar.errors import ConfigError, NoAnswerError
+from alphabar.levels import CLEAN, levels_at
+from alphabar.plan import Plan, Row
+from alphabar.samplers.dpm import DPMSolver
+from alphabar.schedule import FAMILIES, NoiseSchedule
+from alphabar.timesteps import entered_at
+
+__all__ = ["Fitted"]
+
+CLOSE = 1e-4  # in log ᾱ: a schedule that was rounded to float32 on its way is still the same schedule
+HAND_MADE = "DEIS(steps, order=4, lower_order_final=False, spacing='log_snr')"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The least error for few evaluations, on the schedules it was fitted to.
+
+    >>> [len(row.history) for row in Fitted(steps=5).plan(NoiseSchedule.linear()).rows]
+    [1, 2, 3, 3, 3]
+
+    Args:
+        steps: evaluations of the network, 5 … 50.
+
+    Raises:
+        ConfigError: another number of evaluations.
+    """
+
+    steps: int
+
+    def __post_init__(self) -> None:
+        check_count(steps=self.steps)
+        _look_up(next(iter(_tables().values())), self.steps)
+
+    def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
+        """Return one row an evaluation.
+
+        Entered on the way, at ``t_start``, the fitted shares have lost the estimates they were meant for:
+        then only where it stops is kept, with the coefficients of DPM-Solver++ of order 3.
+
+        Raises:
+            NoAnswerError: a schedule it was not fitted to.
+            TimestepError: a ``t_start`` that does not fit the schedule.
+        """
+        table = _look_up(_tables()[_name(schedule)], self.steps)
+        t, shares = table["t"], table["w"]
+        if t_start is not None and t_start != t[0]:
+            return DPMSolver(order=3, rule="exact", spacing=entered_at(tuple(t), t_start)).plan(schedule)
+        return Plan(tuple(_rows(schedule, t, shares)))
+
+
+def _rows(schedule: NoiseSchedule, t: Sequence[float], shares: Sequence[Sequence[float]]) -> list[Row]:
+    rows = []
+    for (start, end), share in zip(pairwise((*levels_at(schedule, t), CLEAN)), shares, strict=True):
+        of_x_t = end.noise / start.noise
+        earlier = [end.signal * w for w in share]
+        newest = end.signal - of_x_t * start.signal - sum(earlier)
+        rows.append(Row.of(start, end, [of_x_t, newest, *earlier]))
+    return rows
+
+
+@lru_cache(maxsize=1)
+def _tables() -> Mapping[str, Any]:
+    """The numbers, by schedule and number of evaluations; read when first asked for."""
+    text = resources.files("alphabar.samplers").joinpath("fitted.json").read_text(encoding="utf-8")
+    tables: Mapping[str, Any] = json.loads(text)["tables"]
+    return tables
+
+
+def _look_up(tables: Mapping[str, Any], steps: int) -> Any:
+    if str(steps) not in tables:
+        known = sorted(map(int, tables))
+        raise ConfigError(
+            f"steps is {steps}: tables are fitted for {known[0]} … {known[-1]}; beyond, take {HAND_MADE}"
+        )
+    return tables[str(steps)]
+
+
+@lru_cache(maxsize=32)
+def _name(schedule: NoiseSchedule) -> str:
+    for name in _tables():
+        if _is_close(_log_alpha_bar(schedule), _log_alpha_bar(FAMILIES[name](1000))):
+            return name
+    known = ", ".join(f"NoiseSchedule.{name}()" for name in _tables())
+    raise NoAnswerError(
+        f"no table is fitted to {schedule}: there are some for {known}; otherwise take {HAND_MADE}"
+    )
+
+
+def _log_alpha_bar(schedule: NoiseSchedule) -> Tensor:
+    return schedule.log_alpha_bar_at(torch.arange(len(schedule)))
+
+
+def _is_close(log_alpha_bar: Tensor, known: Tensor) -> bool:
+    return log_alpha_bar.shape == known.shape and torch.allclose(log_alpha_bar, known, rtol=CLOSE, atol=0)
