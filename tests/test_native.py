@@ -70,8 +70,8 @@ def test_a_table_of_coefficients_is_one_for_each_row(dtype, lead, reference):
 
 
 def test_two_halves_that_cancel_keep_their_small_difference():
-    # The sum is 2⁻²⁰ of its terms, of which float32 arithmetic would leave 2⁻⁴. Below float16's smallest normal
-    # number what remains is half the spacing of the subnormal ones.
+    # The sum is 2⁻²⁰ of its terms, of which float32 arithmetic would leave 2⁻⁴. Below float16's smallest
+    # normal number what remains is half the spacing of the subnormal ones.
     for dtype in (torch.bfloat16, torch.float16):
         x = normals(1000, dtype=dtype)
         for a in (0.7, 1 / 3, 1e-3):
@@ -194,6 +194,16 @@ def test_threads_and_pieces_change_nothing():
     torch.set_num_threads(threads)
     assert all(map(torch.equal, results[0], results[1]))
     assert all(map(torch.equal, results[0], results[2]))
+
+
+def test_a_sum_can_be_kept_within_a_limit():
+    for dtype in (torch.float32, torch.float64):
+        x = torch.cat([normals(40_000, dtype=dtype), torch.tensor([float("nan"), float("inf")], dtype=dtype)])
+        out = torch.empty_like(x)
+        assert native.LIBRARY.lincomb((2.0,), 1, (x,), out, None, 0.5)
+        assert torch.equal(out.nan_to_num(7), (2 * x).clamp(-0.5, 0.5).nan_to_num(7))
+    half = torch.ones(3, dtype=torch.float16)
+    assert not native.LIBRARY.lincomb((2.0,), 1, (half,), half, None, 0.5)
 
 
 def test_gradients_and_transforms_take_the_reference():

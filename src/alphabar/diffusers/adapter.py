@@ -16,6 +16,7 @@ import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import fields
+from math import inf
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -87,7 +88,9 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 "use_flow_sigmas=True, which DPM-Solver, UniPC and DEIS have"
             )
         self._reading: Prediction = look_up(READINGS, name, "prediction_type")
-        self._bound = _bounds(options)
+        self._threshold = _threshold(options)
+        clips = options.get("clip_sample") and self._threshold is None
+        self._limit = float(options["clip_sample_range"]) if clips else inf
         self._ready: dict[Hashable, Ready] = {}
 
     @classmethod
@@ -116,7 +119,7 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The class goes by diffusers' module (see in_place_of), where pickle would find diffusers' own.
-        state = {name: value for name, value in vars(self).items() if name not in ("_bound", "_reading")}
+        state = {name: value for name, value in vars(self).items() if name not in ("_threshold", "_reading")}
         return _rebuilt, (type(self).__name__, state)
 
     def _made(
@@ -146,9 +149,9 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             sample, output = sample.to(wide), output.to(wide)
             begun, noise = begun.to(wide), None if noise is None else noise.to(wide)
         add_up, quick = ready.add_up, takes_kernels(sample, output)
-        x_0 = add_up(ready.read, (sample, output), quick)
-        if self._bound is not None:
-            x_0 = self._bound(x_0.clone() if x_0 is output else x_0)
+        x_0 = add_up(ready.read, (sample, output), quick, self._limit)
+        if self._threshold is not None:
+            x_0 = self._threshold(x_0)
         z = sample if noise is None else noise  # where there is none, its coefficient is 0
         previous = add_up(ready.advance, (sample, output, z, begun, x_0, *history), quick)
         if ready.row is not None:
@@ -198,15 +201,12 @@ READINGS = {**PREDICTIONS, "original_sample": PREDICTIONS["sample"], "flow_predi
 WIDE = (torch.float32, torch.float64)
 
 
-def _bounds(options: dict[str, Any]) -> Callable[[Tensor], Tensor] | None:
-    """What is done to x̂_0, in its place where that is possible."""
-    if options.get("thresholding"):
-        quantile, largest = options["dynamic_thresholding_ratio"], options["sample_max_value"]
-        return lambda x_0: dynamic_threshold(x_0, quantile, largest)
-    if options.get("clip_sample"):
-        limit = options["clip_sample_range"]
-        return lambda x_0: x_0.clamp_(-limit, limit)
-    return None
+def _threshold(options: dict[str, Any]) -> Callable[[Tensor], Tensor] | None:
+    """What is done to x̂_0 where it is bounded by its own quantile."""
+    if not options.get("thresholding"):
+        return None
+    quantile, largest = options["dynamic_thresholding_ratio"], options["sample_max_value"]
+    return lambda x_0: dynamic_threshold(x_0, quantile, largest)
 
 
 set_item: Callable[[Any, str, Tensor], None] = OrderedDict.__setitem__

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
+from math import inf
 from typing import Any
 
 import diffusers
@@ -241,7 +242,7 @@ class DDIMScheduler(ByTime):
     def _step(self, t: int, eta: float, follows_clipped: bool) -> Step:
         level, s = self._level(t), self._landing(t)
         (row,) = DDIM(eta=eta).rows((level, s))
-        if follows_clipped or self._bound is None:
+        if follows_clipped or (self._threshold is None and self._limit == inf):
             return Step.of(row, level, s, self._reading, draws=eta > 0)
         return replace(Step.along(level, s, row.x * level.noise, row.noise, self._reading), draws=eta > 0)
 

@@ -199,7 +199,7 @@ class UniPCMultistepScheduler(Plain, Renaming):
     def _configure(self) -> None:
         super()._configure()
         if not self._options["predict_x0"]:
-            self._bound = None  # as in diffusers: what is bounded is x̂_0, and this predicts ε̂
+            self._threshold = None  # as in diffusers: what is bounded is x̂_0, and this predicts ε̂
 
     def _between(self, levels: Sequence[Level], entry: int, *options: Any) -> Iterable[Step]:
         if self._options["predict_x0"]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -116,7 +117,7 @@ class Ready(NamedTuple):
     draws: bool
     row: Row | None
     begins: bool
-    add_up: Callable[[Terms, Sequence[Tensor], bool], Tensor]
+    add_up: Callable[..., Tensor]
 
 
 def read(reading: Prediction, t: Level) -> tuple[float, float]:
@@ -169,28 +170,28 @@ def takes_kernels(sample: Tensor, output: Tensor) -> bool:
     return not ((sample.requires_grad or output.requires_grad) and torch.is_grad_enabled())
 
 
-def add_up(terms: Terms, tensors: Sequence[Tensor], quick: bool) -> Tensor:
-    """Add up tensors with numbers, ``quick``: in one call of the CPU kernels where they cover it."""
+def add_up(terms: Terms, tensors: Sequence[Tensor], quick: bool, limit: float = inf) -> Tensor:
+    """Add up tensors with numbers, within ±limit; ``quick``: in one call of the CPU kernels, if they can."""
     places, numbers = terms
     chosen = tuple([tensors[place] for place in places])
     if numbers is None:
-        return chosen[0]
+        return chosen[0] if limit == inf else chosen[0].clamp(-limit, limit)
     if quick:
         total: Tensor = torch.empty_like(chosen[0])
-        if native.LIBRARY.lincomb(numbers, 1, chosen, total, None):  # type: ignore[union-attr]
+        if native.LIBRARY.lincomb(numbers, 1, chosen, total, None, limit):  # type: ignore[union-attr]
             return total
     total = chosen[0] * numbers[0]
     for tensor, coefficient in zip(chosen[1:], numbers[1:], strict=True):
         total = total.add_(tensor, alpha=coefficient)
-    return total
+    return total if limit == inf else total.clamp_(-limit, limit)
 
 
-def add_up_mixed(terms: Terms, tensors: Sequence[Tensor], quick: bool) -> Tensor:
+def add_up_mixed(terms: Terms, tensors: Sequence[Tensor], quick: bool, limit: float = inf) -> Tensor:
     """The same where each sample has its own coefficients."""
     total = torch.zeros_like(tensors[0])
     for tensor, coefficient in zip(tensors, terms[1], strict=False):
         total = total.addcmul_(tensor, coefficient)
-    return total
+    return total if limit == inf else total.clamp_(-limit, limit)
 
 
 def _terms(coefficients: Sequence[float], *, as_it_is: bool = False) -> Terms:

@@ -134,7 +134,7 @@ KERNELS(KERNEL(bf16_f32, bfloat16, float, 2), bf16_f32, bfloat16, float)
 KERNELS(OF_HALVES(f16, float16), f16, float16, float16)
 KERNELS(KERNEL(f16_f32, float16, float, 2), f16_f32, float16, float)
 
-constexpr int FLOAT = 1;  // its row in the table below
+constexpr int DOUBLE = 0, FLOAT = 1;  // their rows in the table below
 using Kernel = void (*)(int64_t, int64_t, const void* const*, const double*, void*);
 
 static const Kernel KERNELS_BY_KIND[][MOST + 1] = {
@@ -244,6 +244,7 @@ struct Sum {
     bool shared;
     void* out;
     const Noise* noise;  // only where everything is float
+    double limit;        // the sum stays within −limit … limit; of halves, infinity
 
     int all() const { return n + (noise != nullptr); }
     const double* of(int64_t row) const { return shared ? c : c + row * all(); }
@@ -251,6 +252,7 @@ struct Sum {
         KERNELS_BY_KIND[kind][n - 1](row * columns + start, row * columns + stop, x, of(row), out);
     }
     void by_chunks(int64_t row, int64_t start, int64_t stop, bool past_the_cache) const;
+    void bound(int64_t start, int64_t stop) const;
     void run() const;
 };
 
@@ -271,19 +273,39 @@ void Sum::by_chunks(int64_t row, int64_t start, int64_t stop, bool past_the_cach
 #endif
 }
 
+#define CLAMP(NAME, T) \
+    WIDEST static void NAME(T* x, int64_t count, T limit) { /* NaN stays */ \
+        for (int64_t i = 0; i < count; ++i) { \
+            const T low = x[i] < -limit ? -limit : x[i]; \
+            x[i] = low > limit ? limit : low; \
+        } \
+    }
+CLAMP(clamp_f32, float)
+CLAMP(clamp_f64, double)
+
+void Sum::bound(int64_t start, int64_t stop) const {
+    if (!(limit < HUGE_VAL)) return;
+    if (kind == FLOAT) clamp_f32(static_cast<float*>(out) + start, stop - start, float(limit));
+    if (kind == DOUBLE) clamp_f64(static_cast<double*>(out) + start, stop - start, limit);
+}
+
 void Sum::run() const {
     const int64_t total = rows * columns;
     const bool past_the_cache = kind == FLOAT && total * int64_t(sizeof(float)) >= STREAM_FROM;
     // Pieces of a row, so that few long rows are shared among threads as evenly as many short ones.
     const int64_t longest = noise ? 1 << 11 : 1 << 14, pieces = (columns + longest - 1) / longest;
     const bool parallel = total >= (noise ? NORMALS_PARALLEL_FROM : PARALLEL_FROM);
-    if (!parallel && shared && !noise) return KERNELS_BY_KIND[kind][n - 1](0, total, x, c, out);
+    if (!parallel && shared && !noise) {
+        KERNELS_BY_KIND[kind][n - 1](0, total, x, c, out);
+        return bound(0, total);
+    }
 #pragma omp parallel for schedule(static) if (parallel)
     for (int64_t piece = 0; piece < rows * pieces; ++piece) {
         const int64_t row = piece / pieces, start = piece % pieces * longest;
         const int64_t stop = start + longest < columns ? start + longest : columns;
         if (noise || past_the_cache) by_chunks(row, start, stop, past_the_cache);
         else plain(row, start, stop);
+        bound(row * columns + start, row * columns + stop);
     }
 }
 

@@ -81,6 +81,7 @@ bool find(Sum& sum, PyObject* tensors, const int* places, PyObject* out) {
     const int to = plain_dtype(out);
     if (to < 0 || in < 0 || (sum.kind = KINDS[in][to]) < 0) return false;
     if (sum.noise && sum.kind != FLOAT) return false;
+    if (sum.limit < HUGE_VAL && sum.kind != FLOAT && sum.kind != DOUBLE) return false;
     sum.out = address(out);
     const int64_t total = size_of(shape);
     if (total == 0 || total % sum.rows) return false;
@@ -88,13 +89,14 @@ bool find(Sum& sum, PyObject* tensors, const int* places, PyObject* out) {
     return !PyErr_Occurred();
 }
 
-// lincomb(coefficients, rows, tensors, out, noise) → whether it was done; None where a coefficient is no number.
+// lincomb(coefficients, rows, tensors, out, noise, limit) → whether it was done; None where a coefficient is no number.
 // coefficients: a tuple of numbers that all rows share, or a (rows, n) float64 tensor; noise: (seed, stream, first).
 PyObject* lincomb(PyObject*, PyObject* const* args, Py_ssize_t count) {
-    if (count != 5 || !PyTuple_Check(args[2])) return PyErr_Format(PyExc_TypeError, "lincomb: wrong arguments");
+    if (count != 6 || !PyTuple_Check(args[2])) return PyErr_Format(PyExc_TypeError, "lincomb: wrong arguments");
     Sum sum{};
     Noise noise{};
     const int given = int(PyTuple_GET_SIZE(args[2]));
+    sum.limit = PyFloat_AsDouble(args[5]);
     sum.rows = PyLong_AsLongLong(args[1]);
     sum.shared = PyTuple_Check(args[0]);
     if (given > MOST || sum.rows < 1) Py_RETURN_FALSE;
@@ -177,6 +179,6 @@ PyMODINIT_FUNC PyInit__native() {
     format_names = Py_BuildValue("(s)", "memory_format");
     PyObject* made = PyErr_Occurred() ? nullptr : PyModule_Create(&module);
     // Changes with the functions above: a module built from an older source is not used.
-    if (made) PyModule_AddIntConstant(made, "VERSION", 2);
+    if (made) PyModule_AddIntConstant(made, "VERSION", 3);
     return made;
 }

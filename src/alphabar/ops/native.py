@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
+from math import inf
 from types import ModuleType
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 __all__ = ["LIBRARY", "REASON", "Address", "lincomb", "normal"]
 
-VERSION = 2
+VERSION = 3
 Coefficient = float | Tensor
 
 
@@ -57,7 +58,7 @@ def lincomb(
     if LIBRARY is None:
         return False
     rows = 1 if noise is None else len(out)
-    done = LIBRARY.lincomb(tuple(coefficients), rows, tuple(tensors), out, noise)
+    done = LIBRARY.lincomb(tuple(coefficients), rows, tuple(tensors), out, noise, inf)
     if done is not None:
         return bool(done)
     lead = max(map(leading, coefficients))
@@ -67,7 +68,7 @@ def lincomb(
     if lead == out.ndim > 1 or (lead > 1 and noise is not None):
         return False  # a coefficient for each element; or noise by sample, but coefficients by token
     table = table_of(coefficients, out.shape[:lead], out.device)
-    return bool(LIBRARY.lincomb(table, len(table), tuple(tensors), out, noise))
+    return bool(LIBRARY.lincomb(table, len(table), tuple(tensors), out, noise, inf))
 
 
 def by_rows(table: Tensor, tensors: Sequence[Tensor], out: Tensor) -> bool:
@@ -77,7 +78,7 @@ def by_rows(table: Tensor, tensors: Sequence[Tensor], out: Tensor) -> bool:
     if LIBRARY is None or not fits or not table.is_contiguous():
         return False
     rows = table.numel() // len(tensors)
-    return bool(LIBRARY.lincomb(table, rows, tuple(tensors), out, None))
+    return bool(LIBRARY.lincomb(table, rows, tuple(tensors), out, None, inf))
 
 
 def normal(out: Tensor, address: Address) -> bool:
