@@ -385,6 +385,8 @@ BAD = {
         "has 1",
         "at least 2 steps",
     ),
+    "text for a number": (lambda: NoiseSchedule.linear(beta_end="1"), ScheduleError, "'1'", "a number"),
+    "respaced by text": (lambda: NoiseSchedule.cosine().respaced("ab"), TimestepError, "'a'", "whole t"),
     "respaced to none": (lambda: NoiseSchedule.cosine().respaced([]), TimestepError, "[]", "at least one t"),
     "respaced twice": (lambda: NoiseSchedule.cosine().respaced([5, 5]), TimestepError, "[5, 5]", "once"),
     "respaced too far": (lambda: NoiseSchedule.cosine().respaced([1000]), TimestepError, "1000", "0 … 999"),

@@ -76,6 +76,8 @@ def _cut(alpha_bar: Callable[[Tensor], Tensor], steps: int) -> Tensor:
 def _check(steps: int, start: float, end: float) -> None:
     check_count(steps=steps)
     for name, beta in {"beta_start": start, "beta_end": end}.items():
+        if not isinstance(beta, int | float):
+            raise ScheduleError(f"{name} is {beta!r}: it must be a number in (0, 1)")
         if not 0 < beta < 1:
             hint = f"; {steps} steps are too few to rescale these betas to" if beta >= 1 else ""
             raise ScheduleError(f"{name} is {beta:g}: it must lie in (0, 1){hint}")

@@ -123,10 +123,7 @@ class NoiseSchedule:
         *,
         rescale_to_steps: bool = False,
     ) -> NoiseSchedule:
-        """β_t from end to end through a sigmoid on [−6, 6] (GeoDiff, Xu et al. 2022).
-
-        Arguments as in :meth:`linear`.
-        """
+        """β_t through a sigmoid on [−6, 6] (GeoDiff, Xu et al. 2022); arguments as in :meth:`linear`."""
         return cls._of_range("sigmoid", steps, beta_start, beta_end, rescale_to_steps)
 
     @classmethod
@@ -307,8 +304,8 @@ class NoiseSchedule:
             TimestepError: none, repeated, or outside 0 … T−1.
         """
         kept = sorted(timesteps)
-        if not kept or len(set(kept)) < len(kept):
-            raise TimestepError(f"timesteps {kept}: give at least one t, and each t once")
+        if not kept or len(set(kept)) < len(kept) or any(isinstance(t, str) for t in kept):
+            raise TimestepError(f"timesteps {kept}: give at least one whole t, and each t once")
         log_alpha_bar = self.log_alpha_bar_at(torch.as_tensor(kept))
         beta = noise_power(log_alpha_bar.diff(prepend=log_alpha_bar.new_zeros(1)))
         return NoiseSchedule(beta, name=f"{self._name}.respaced(<{len(kept)} of {len(self)} t>)")
