@@ -89,7 +89,8 @@ class ByTime(Adapter):
         try:
             return self._ready[key]
         except KeyError:
-            return self._ready.setdefault(key, self._step(key[0], *options).ready())
+            step = replace(self._step(key[0], *options), keeps=None)  # no step remembers another
+            return self._ready.setdefault(key, step.ready())
 
     def _step(self, t: int, *options: Any) -> Step:
         raise NotImplementedError

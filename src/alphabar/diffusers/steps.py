@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -22,14 +23,14 @@ from torch import Tensor
 from alphabar.errors import NoAnswerError
 from alphabar.levels import Level
 from alphabar.ops import native
-from alphabar.ops.backends import backend
+from alphabar.ops.backends import is_traced
 from alphabar.plan import Row
 from alphabar.prediction import Prediction
 
 __all__ = ["STAY", "Ready", "Step", "in_eps", "mirrored", "mixed", "takes_kernels"]
 
-Terms = tuple[tuple[int, ...], Any]
-"""The places of tensors, and what multiplies each; None for the one tensor as it is."""
+Terms = tuple["itemgetter[Any]", Any]
+"""Which tensors, and what multiplies each; None for the one tensor as it is."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def mixed(steps: Sequence[Step], dtype: torch.dtype, ndim: int, device: torch.de
 
     def columns(rows: Sequence[tuple[float, ...]]) -> Terms:
         table = torch.tensor(rows, dtype=dtype, device=device).T.reshape(-1, len(rows), *[1] * (ndim - 1))
-        return tuple(range(len(table))), table
+        return itemgetter(slice(None)), table
 
     row = steps[0].row
     if row is not None:
@@ -165,15 +166,15 @@ def mixed(steps: Sequence[Step], dtype: torch.dtype, ndim: int, device: torch.de
 
 def takes_kernels(sample: Tensor, output: Tensor) -> bool:
     """Whether the CPU kernels may serve: they are there, and nobody traces or differentiates."""
-    if native.LIBRARY is None or backend(sample.device) is not native:
+    if native.LIBRARY is None or not sample.is_cpu or is_traced():
         return False
-    return not ((sample.requires_grad or output.requires_grad) and torch.is_grad_enabled())
+    return not (torch.is_grad_enabled() and (sample.requires_grad or output.requires_grad))
 
 
-def add_up(terms: Terms, tensors: Sequence[Tensor], quick: bool, limit: float = inf) -> Tensor:
+def add_up(terms: Terms, tensors: tuple[Tensor, ...], quick: bool, limit: float = inf) -> Tensor:
     """Add up tensors with numbers, within ±limit; ``quick``: in one call of the CPU kernels, if they can."""
-    places, numbers = terms
-    chosen = tuple([tensors[place] for place in places])
+    choose, numbers = terms
+    chosen = choose(tensors)
     if numbers is None:
         return chosen[0] if limit == inf else chosen[0].clamp(-limit, limit)
     if quick:
@@ -186,7 +187,7 @@ def add_up(terms: Terms, tensors: Sequence[Tensor], quick: bool, limit: float = 
     return total if limit == inf else total.clamp_(-limit, limit)
 
 
-def add_up_mixed(terms: Terms, tensors: Sequence[Tensor], quick: bool, limit: float = inf) -> Tensor:
+def add_up_mixed(terms: Terms, tensors: tuple[Tensor, ...], quick: bool, limit: float = inf) -> Tensor:
     """The same where each sample has its own coefficients."""
     total = torch.zeros_like(tensors[0])
     for tensor, coefficient in zip(tensors, terms[1], strict=False):
@@ -195,7 +196,8 @@ def add_up_mixed(terms: Terms, tensors: Sequence[Tensor], quick: bool, limit: fl
 
 
 def _terms(coefficients: Sequence[float], *, as_it_is: bool = False) -> Terms:
-    """The coefficients that are not 0, and the places of what they multiply."""
+    """The coefficients that are not 0, and what takes out the tensors they multiply, as a tuple."""
     kept = [(place, float(c)) for place, c in enumerate(coefficients) if c]
     places, numbers = (tuple(column) for column in zip(*kept, strict=True))
-    return places, None if as_it_is and numbers == (1.0,) else numbers
+    choose = itemgetter(*places) if len(places) > 1 else itemgetter(slice(places[0], places[0] + 1))
+    return choose, None if as_it_is and numbers == (1.0,) else numbers

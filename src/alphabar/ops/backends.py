@@ -15,14 +15,19 @@ import torch
 
 from alphabar.ops import native
 
-__all__ = ["backend"]
+__all__ = ["backend", "is_traced"]
 
 
 def backend(device: torch.device) -> ModuleType | None:
     """Return the kernels for a device; None without any, while tracing and under functorch."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if is_traced():
         return None
     return native if device.type == "cpu" else _triton() if device.type == "cuda" else None
+
+
+def is_traced() -> bool:
+    """Return whether what runs now is recorded or transformed rather than carried out."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 @lru_cache(maxsize=1)
