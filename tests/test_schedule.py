@@ -387,7 +387,12 @@ BAD = {
     ),
     "text for a number": (lambda: NoiseSchedule.linear(beta_end="1"), ScheduleError, "'1'", "a number"),
     "respaced by text": (lambda: NoiseSchedule.cosine().respaced("ab"), TimestepError, "'a'", "whole t"),
-    "respaced to none": (lambda: NoiseSchedule.cosine().respaced([]), TimestepError, "[]", "at least one t"),
+    "respaced to none": (
+        lambda: NoiseSchedule.cosine().respaced([]),
+        TimestepError,
+        "[]",
+        "at least one whole t",
+    ),
     "respaced twice": (lambda: NoiseSchedule.cosine().respaced([5, 5]), TimestepError, "[5, 5]", "once"),
     "respaced too far": (lambda: NoiseSchedule.cosine().respaced([1000]), TimestepError, "1000", "0 … 999"),
     "t below": (lambda: NoiseSchedule.cosine().log_alpha_bar_at(-1), TimestepError, "t = -1", "0 … 999"),
