@@ -235,6 +235,7 @@ def test_a_loop_yields_one_state_more_than_it_asks_the_network(sampler):
 
 
 @every_sampler
+@torch.no_grad()
 def test_each_state_is_the_row_of_the_plan_applied_to_the_one_before(sampler):
     plan, network = sampler.plan(COSINE), denoiser(learns_variance=True)
     states = list(iter_sample(network, (2, 3, 8, 8), sampler, seed=1))

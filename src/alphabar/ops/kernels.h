@@ -1,6 +1,6 @@
 // lincomb and addressed normals for the CPU: the same numbers as the torch reference, in one pass over memory.
 //
-//     out[r, i] = c_0[r] · x_0[r, i] + c_1[r] · x_1[r, i] + … + c_n[r] · z[r, i]        in double, rounded once
+//     out[r, i] = c_0[r] · x_0[r, i] + c_1[r] · x_1[r, i] + … + c_n[r] · z[r, i]        as in double
 //     z = Box–Muller(Philox4x32-10(key = seed; counter = block, stream, sample))
 //
 // Raw pointers and plain numbers in, nothing allocated, nothing linked. Each kernel is compiled for several
@@ -31,6 +31,7 @@ constexpr int64_t STREAM_FROM = 1 << 25;  // bytes, more than a cache holds: the
 constexpr int MOST = 6;                   // tensors in one sum
 constexpr int LANES = 64;                 // blocks of normals at a time, so that every loop over them becomes wide
 constexpr int64_t CHUNK = 4 * LANES;      // normals
+constexpr int64_t BLOCK = 1 << 10;        // elements that are checked together for cancellation
 
 inline uint32_t bits_of(float value) {
     uint32_t bits;
@@ -112,6 +113,44 @@ inline __attribute__((always_inline)) void combine_halves(
     }
 }
 
+// Two tensors of float, in float for the same reason: what rounding takes from the first product, and what is left of the
+// coefficients behind 24 bits, is added at the end. So sum and result each err by half a unit in the last place.
+// Where the two terms cancel to 2⁻¹⁴ the end is no longer small beside the sum, and that element goes the wide way.
+struct Pair {
+    double a, b;
+    float a_near = float(a), a_rest = float(a - a_near), b_near = float(b), b_rest = float(b - b_near);
+
+    // The result, and in the highest bit whether it is to go the wide way: the sign of a difference of positive
+    // floats, read as integers, which what is not finite also sets.
+    float quick(float x, float y, uint32_t* wide) const {
+        const float product = a_near * x, lost = __builtin_fmaf(a_near, x, -product);
+        const float sum = __builtin_fmaf(b_near, y, product);
+        const float end = lost + __builtin_fmaf(b_rest, y, a_rest * x);
+        *wide = bits_of(__builtin_fabsf(sum)) - bits_of(__builtin_fabsf(product) * 0x1p-14f) - 1;
+        return sum + end;
+    }
+};
+
+inline __attribute__((always_inline)) void combine_floats(
+    int64_t from, int64_t to, const float* const* tensors, const double* c, float* out) {
+    const Pair pair{c[0], c[1]};
+    const bool apart = out != tensors[0] && out != tensors[1];
+    float block[BLOCK];
+    for (int64_t start = from; start < to; start += BLOCK) {
+        const int64_t count = to - start < BLOCK ? to - start : BLOCK;
+        const float *x = tensors[0] + start, *y = tensors[1] + start;
+        float* result = apart ? out + start : block;
+        uint32_t any = 0, wide;
+#pragma GCC ivdep
+        for (int64_t i = 0; i < count; ++i) result[i] = pair.quick(x[i], y[i], &wide), any |= wide;
+        for (int64_t i = 0; any >> 31 && i < count; ++i) {
+            const float quick = pair.quick(x[i], y[i], &wide);
+            result[i] = wide >> 31 ? float(pair.a * x[i] + pair.b * y[i]) : quick;
+        }
+        if (!apart) std::memcpy(out + start, block, count * sizeof(float));
+    }
+}
+
 }  // namespace
 
 #define KERNEL(NAME, IN, OUT, N) \
@@ -122,13 +161,17 @@ inline __attribute__((always_inline)) void combine_halves(
     WIDEST static void NAME##_2(int64_t from, int64_t to, const void* const* x, const double* c, void* out) { \
         combine_halves(from, to, (const HALF*)x[0], (const HALF*)x[1], c, static_cast<HALF*>(out)); \
     }
+#define OF_FLOATS(NAME) \
+    WIDEST static void NAME##_2(int64_t from, int64_t to, const void* const* x, const double* c, void* out) { \
+        combine_floats(from, to, reinterpret_cast<const float* const*>(x), c, static_cast<float*>(out)); \
+    }
 #define KERNELS(TWO, NAME, IN, OUT) \
     KERNEL(NAME, IN, OUT, 1) TWO KERNEL(NAME, IN, OUT, 3) \
     KERNEL(NAME, IN, OUT, 4) KERNEL(NAME, IN, OUT, 5) KERNEL(NAME, IN, OUT, 6) KERNEL(NAME, IN, OUT, 7)
 #define TABLE(NAME) {NAME##_1, NAME##_2, NAME##_3, NAME##_4, NAME##_5, NAME##_6, NAME##_7}
 
 KERNELS(KERNEL(f64, double, double, 2), f64, double, double)
-KERNELS(KERNEL(f32, float, float, 2), f32, float, float)
+KERNELS(OF_FLOATS(f32), f32, float, float)
 KERNELS(OF_HALVES(bf16, bfloat16), bf16, bfloat16, bfloat16)
 KERNELS(KERNEL(bf16_f32, bfloat16, float, 2), bf16_f32, bfloat16, float)
 KERNELS(OF_HALVES(f16, float16), f16, float16, float16)
