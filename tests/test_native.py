@@ -22,7 +22,7 @@ def normals_at(address, samples, *shape):
 
 
 def check_close(found, expected, count):
-    """To the last bit; two tensors, worked out in float32, to a unit in the last place (see ``kernels.h``)."""
+    """To the last bit; two tensors, added in float32, to a unit in the last place (see ``kernels.h``)."""
     if count != 2 or found.dtype == torch.float64:
         assert torch.equal(found, expected)
     else:
