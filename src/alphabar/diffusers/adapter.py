@@ -60,6 +60,7 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     strict = False
     num_inference_steps: int | None = None
     timesteps: Tensor
+    _ready: dict[Hashable, Ready]
 
     def _begin(self) -> None:
         """Make the tables."""
@@ -91,7 +92,6 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._threshold = _threshold(options)
         clips = options.get("clip_sample") and self._threshold is None
         self._limit = float(options["clip_sample_range"]) if clips else inf
-        self._ready: dict[Hashable, Ready] = {}
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:

@@ -74,13 +74,15 @@ class ByIndex(Adapter):
 
     def _lay(self, grid_of: Callable[..., Grid], device: Any) -> None:
         grid = grid_of(ratios=self._ratios)
+        laid = grid.levels, self.strict, {k: v for k, v in self._options.items() if k != "trained_betas"}
+        if laid != self.__dict__.get("_laid"):  # pipelines lay the same grid again for every request
+            self._laid, self._ready = laid, {}
         self._stops, self._visited, timesteps = grid.levels, *self._asked(grid)
         self._grid_of = grid_of
         self._noising: tuple[Level, ...] | None = None
         dtype = torch.int64 if self.whole else torch.float32
         self.timesteps = torch.from_numpy(timesteps.copy()).to(device, dtype)
         self._places = _places(self.timesteps.tolist())
-        self._ready = {}
         self._restart()
 
     def _asked(self, grid: Grid) -> tuple[tuple[Level, ...], Any]:

@@ -39,6 +39,7 @@ class ByTime(Adapter):
     def _begin(self) -> None:
         super()._begin()
         self._next: dict[int, int] | None = None
+        self._ready = {}
         self._scales = torch.stack([self.schedule.signal_scale, self.schedule.noise_scale]).float()
         self.timesteps = torch.arange(len(self) - 1, -1, -1)
 
@@ -61,6 +62,7 @@ class ByTime(Adapter):
         self._configure()
         visited = self._visited(num_inference_steps, timesteps)
         self._next = dict(pairwise([*visited, -1]))
+        self._ready = {}
         self.num_inference_steps = num_inference_steps
         self.timesteps = torch.from_numpy(np.array(visited, dtype=np.int64)).to(device)
 

@@ -29,8 +29,15 @@ from alphabar.prediction import Prediction
 
 __all__ = ["STAY", "Ready", "Step", "in_eps", "mirrored", "mixed", "takes_kernels"]
 
-Terms = tuple["itemgetter[Any]", Any]
-"""Which tensors, and what multiplies each; None for the one tensor as it is."""
+
+class Terms(NamedTuple):
+    """Which tensors, and what multiplies each."""
+
+    places: tuple[int, ...]
+    choose: itemgetter[Any]
+    """Takes the tensors at these places, as a tuple, in one call; no graph can hold it."""
+    numbers: Any
+    """None for the one tensor as it is."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,7 @@ def mixed(steps: Sequence[Step], dtype: torch.dtype, ndim: int, device: torch.de
 
     def columns(rows: Sequence[tuple[float, ...]]) -> Terms:
         table = torch.tensor(rows, dtype=dtype, device=device).T.reshape(-1, len(rows), *[1] * (ndim - 1))
-        return itemgetter(slice(None)), table
+        return Terms((), itemgetter(slice(None)), table)
 
     row = steps[0].row
     if row is not None:
@@ -173,10 +180,11 @@ def takes_kernels(sample: Tensor, output: Tensor) -> bool:
 
 def add_up(terms: Terms, tensors: tuple[Tensor, ...], quick: bool, limit: float = inf) -> Tensor:
     """Add up tensors with numbers, within ±limit; ``quick``: in one call of the CPU kernels, if they can."""
-    choose, numbers = terms
-    chosen = choose(tensors)
+    places, choose, numbers = terms
+    chosen = choose(tensors) if quick else tuple([tensors[place] for place in places])
     if numbers is None:
-        return chosen[0] if limit == inf else chosen[0].clamp(-limit, limit)
+        only: Tensor = chosen[0]
+        return only if limit == inf else only.clamp(-limit, limit)
     if quick:
         total: Tensor = torch.empty_like(chosen[0])
         if native.LIBRARY.lincomb(numbers, 1, chosen, total, None, limit):  # type: ignore[union-attr]
@@ -190,7 +198,7 @@ def add_up(terms: Terms, tensors: tuple[Tensor, ...], quick: bool, limit: float 
 def add_up_mixed(terms: Terms, tensors: tuple[Tensor, ...], quick: bool, limit: float = inf) -> Tensor:
     """The same where each sample has its own coefficients."""
     total = torch.zeros_like(tensors[0])
-    for tensor, coefficient in zip(tensors, terms[1], strict=False):
+    for tensor, coefficient in zip(tensors, terms.numbers, strict=False):
         total = total.addcmul_(tensor, coefficient)
     return total if limit == inf else total.clamp_(-limit, limit)
 
@@ -200,4 +208,4 @@ def _terms(coefficients: Sequence[float], *, as_it_is: bool = False) -> Terms:
     kept = [(place, float(c)) for place, c in enumerate(coefficients) if c]
     places, numbers = (tuple(column) for column in zip(*kept, strict=True))
     choose = itemgetter(*places) if len(places) > 1 else itemgetter(slice(places[0], places[0] + 1))
-    return choose, None if as_it_is and numbers == (1.0,) else numbers
+    return Terms(places, choose, None if as_it_is and numbers == (1.0,) else numbers)
