@@ -1,5 +1,7 @@
 """One thread and one fixed list of hypothesis examples: every run checks the same numbers."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import settings
@@ -8,6 +10,8 @@ pytest.register_assert_rewrite("cases")
 settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=60, database=None)
 settings.load_profile("fixed")
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported, by whatever comes first
 
 
 @pytest.fixture
