@@ -318,10 +318,7 @@ void Sum::by_chunks(int64_t row, int64_t start, int64_t stop, bool past_the_cach
 
 #define CLAMP(NAME, T) \
     WIDEST static void NAME(T* x, int64_t count, T limit) { /* NaN stays */ \
-        for (int64_t i = 0; i < count; ++i) { \
-            const T low = x[i] < -limit ? -limit : x[i]; \
-            x[i] = low > limit ? limit : low; \
-        } \
+        for (int64_t i = 0; i < count; ++i) x[i] = x[i] < -limit ? -limit : x[i] > limit ? limit : x[i]; \
     }
 CLAMP(clamp_f32, float)
 CLAMP(clamp_f64, double)
@@ -338,10 +335,7 @@ void Sum::run() const {
     // Pieces of a row, so that few long rows are shared among threads as evenly as many short ones.
     const int64_t longest = noise ? 1 << 11 : 1 << 14, pieces = (columns + longest - 1) / longest;
     const bool parallel = total >= (noise ? NORMALS_PARALLEL_FROM : PARALLEL_FROM);
-    if (!parallel && shared && !noise) {
-        KERNELS_BY_KIND[kind][n - 1](0, total, x, c, out);
-        return bound(0, total);
-    }
+    if (!parallel && shared && !noise) return KERNELS_BY_KIND[kind][n - 1](0, total, x, c, out), bound(0, total);
 #pragma omp parallel for schedule(static) if (parallel)
     for (int64_t piece = 0; piece < rows * pieces; ++piece) {
         const int64_t row = piece / pieces, start = piece % pieces * longest;
