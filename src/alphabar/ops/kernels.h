@@ -1,27 +1,15 @@
 // lincomb and addressed normals for the CPU: the same numbers as the torch reference, in one pass over memory.
 //
 //     out[r, i] = c_0[r] · x_0[r, i] + c_1[r] · x_1[r, i] + … + c_n[r] · z[r, i]        as in double
-//     z = Box–Muller(Philox4x32-10(key = seed; counter = block, stream, sample))
 //
-// Raw pointers and plain numbers in, nothing allocated, nothing linked. Each kernel is compiled for several
-// instruction sets, and the loader picks the widest that the processor has. OpenMP is left to be found at load
-// time: torch has already brought one, and two pools of threads would fight over the cores.
+// Raw pointers and plain numbers in, nothing allocated, nothing linked. OpenMP is left to be found at load time:
+// torch has already brought one, and two pools of threads would fight over the cores.
 
 #pragma once
 
 #include <cmath>
-#include <cstdint>
-#include <cstring>
 
-#ifdef __SSE2__
-#include <emmintrin.h>
-#endif
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define WIDEST __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define WIDEST
-#endif
+#include "normals.h"
 
 namespace {
 
@@ -29,30 +17,20 @@ namespace {
 constexpr int64_t PARALLEL_FROM = 1 << 15, NORMALS_PARALLEL_FROM = 1 << 13;
 constexpr int64_t STREAM_FROM = 1 << 25;  // bytes, more than a cache holds: then the result goes past it
 constexpr int MOST = 6;                   // tensors in one sum
-constexpr int LANES = 64;                 // blocks of normals at a time, so that every loop over them becomes wide
-constexpr int64_t CHUNK = 4 * LANES;      // normals
 constexpr int64_t BLOCK = 1 << 10;        // elements that are checked together for cancellation
 
-inline uint32_t bits_of(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    return bits;
-}
-
-inline float float_of(uint32_t bits) {
-    float value;
-    std::memcpy(&value, &bits, 4);
-    return value;
-}
-
 // The half types by their bits: what compilers make of them is a call for each number where they know them at all.
+
+// A float whose upper half is the nearest bfloat16, ties to even. NaN stays: what arithmetic returns has no lower half.
+inline uint32_t to_nearest(float value) {
+    const uint32_t wide = bits_of(value);
+    return wide + 0x7FFF + ((wide >> 16) & 1);
+}
+
 struct bfloat16 {
     uint16_t bits;
     operator float() const { return float_of(uint32_t(bits) << 16); }
-    static bfloat16 rounded(float value) {
-        const uint32_t wide = bits_of(value), up = wide + 0x7FFF + ((wide >> 16) & 1);  // to nearest, ties to even
-        return {uint16_t(value != value ? 0x7FC0 : up >> 16)};
-    }
+    static bfloat16 rounded(float value) { return {uint16_t(value != value ? 0x7FC0 : to_nearest(value) >> 16)}; }
 };
 
 struct float16 {
@@ -99,18 +77,46 @@ inline __attribute__((always_inline)) void combine(
     }
 }
 
-// Two tensors of a half type, in float, which is twice as wide an instruction. A coefficient is taken apart into 13 bits,
-// whose product with a half is exact, and the rest: so the sum errs by 2⁻²⁴ of itself, and what cancels by 2⁻³⁷.
-template <class Half>
-inline __attribute__((always_inline)) void combine_halves(
-    int64_t from, int64_t to, const Half* x, const Half* y, const double* c, Half* out) {
-    const float a = float_of(bits_of(float(c[0])) & 0xFFFFF800u), a_rest = float(c[0] - a);
-    const float b = float_of(bits_of(float(c[1])) & 0xFFFFF800u), b_rest = float(c[1] - b);
-#pragma GCC ivdep
-    for (int64_t i = from; i < to; ++i) {
-        const float p = x[i], q = y[i], sum = a * p + b * q, rest = a_rest * p + b_rest * q;
-        out[i] = Half::rounded(rest == rest ? sum + rest : sum);  // infinite data times a rest of 0 is no number
+// c · x of a half type, in float, which is twice as wide an instruction. A coefficient is taken apart into a head of 13
+// bits, whose product with a half is exact, and the rest: so a sum of two errs by 2⁻²⁴ of itself, and what cancels by
+// 2⁻³⁶. The rest has the sign of the head and is not 0, or infinite data times a rest of 0 would be no number.
+struct Split {
+    float head, rest;
+    explicit Split(double c) {
+        uint32_t bits = bits_of(float(c)) & 0xFFFFF800u;
+        if (c != 0 && std::fabs(float_of(bits)) >= std::fabs(c)) bits -= 0x800u;
+        head = float_of(bits), rest = float(c - head);
     }
+};
+
+inline float sum_of(const Split& a, float x, const Split& b, float y) {
+    return __builtin_fmaf(a.head, x, b.head * y) + __builtin_fmaf(a.rest, x, b.rest * y);
+}
+
+inline __attribute__((always_inline)) void combine_halves(
+    int64_t from, int64_t to, const float16* x, const float16* y, const double* c, float16* out) {
+    const Split a(c[0]), b(c[1]);
+#pragma GCC ivdep
+    for (int64_t i = from; i < to; ++i) out[i] = float16::rounded(sum_of(a, x[i], b, y[i]));
+}
+
+// Two neighbours at a time, as the halves of one word: then nothing has to be moved between lanes.
+inline __attribute__((always_inline)) void combine_halves(
+    int64_t from, int64_t to, const bfloat16* x, const bfloat16* y, const double* c, bfloat16* out) {
+    const Split a(c[0]), b(c[1]);
+    const uint32_t upper = 0xFFFF0000u;
+    const int64_t even = to - (to - from) % 2;
+#pragma GCC ivdep
+    for (int64_t i = from; i < even; i += 2) {
+        uint32_t p, q;
+        std::memcpy(&p, x + i, 4);
+        std::memcpy(&q, y + i, 4);
+        const uint32_t high = to_nearest(sum_of(a, float_of(p & upper), b, float_of(q & upper)));
+        const uint32_t low = to_nearest(sum_of(a, float_of(p << 16), b, float_of(q << 16)));
+        const uint32_t both = (high & upper) | low >> 16;
+        std::memcpy(out + i, &both, 4);
+    }
+    if (even < to) out[even] = bfloat16::rounded(sum_of(a, x[even], b, y[even]));
 }
 
 // Two tensors of float, in float for the same reason: what rounding takes from the first product, and what is left of the
@@ -185,89 +191,6 @@ static const Kernel KERNELS_BY_KIND[][MOST + 1] = {
 };
 
 namespace {
-
-inline float unit(uint32_t word) { return float(word) * 0x1p-32f + 0x1p-33f; }  // in (0, 1]
-
-// log on (0, 1], after Cephes' logf: exponent and mantissa apart, a polynomial for the mantissa in [√½, √2).
-inline float log_of(float u) {
-    int32_t bits;
-    std::memcpy(&bits, &u, 4);
-    const int32_t shifted = bits - 0x3F3504F3;
-    const float exponent = float(shifted >> 23);
-    bits = (shifted & 0x007FFFFF) + 0x3F3504F3;
-    float m;
-    std::memcpy(&m, &bits, 4);
-    m -= 1.0f;
-    const float square = m * m;
-    float p = 7.0376836292e-2f;
-    p = p * m - 1.1514610310e-1f;
-    p = p * m + 1.1676998740e-1f;
-    p = p * m - 1.2420140846e-1f;
-    p = p * m + 1.4249322787e-1f;
-    p = p * m - 1.6668057665e-1f;
-    p = p * m + 2.0000714765e-1f;
-    p = p * m - 2.4999993993e-1f;
-    p = p * m + 3.3333331174e-1f;
-    p = p * m * square + exponent * -2.12194440e-4f - 0.5f * square;
-    return m + p + exponent * 0.693359375f;
-}
-
-// cos and sin of 2πu: the nearest quarter turn is taken away exactly, and a polynomial does the rest, |f| ≤ ⅛.
-inline void turn(float u, float* cosine, float* sine) {
-    const float quarter = __builtin_floorf(u * 4.0f + 0.5f);
-    const float x = (u - quarter * 0.25f) * 6.283185307179586f, square = x * x;
-    const float s = x + x * square * (-1.6666654611e-1f + square * (8.3321608736e-3f - square * 1.9515295891e-4f));
-    const float c = 1.0f - 0.5f * square
-        + square * square * (4.166664568298827e-2f + square * (-1.388731625493765e-3f + square * 2.443315711809948e-5f));
-    const int32_t q = int32_t(quarter);
-    const float along = q & 1 ? s : c, across = q & 1 ? c : s;
-    *cosine = (q + 1) & 2 ? -along : along;
-    *sine = q & 2 ? -across : across;
-}
-
-}  // namespace
-
-// The normals of one sample from block `from` on, `blocks` ≤ LANES of them, four to a block.
-WIDEST static void normals(uint64_t seed, uint32_t stream, uint64_t sample, int64_t from, int blocks, float* out) {
-    uint32_t c0[LANES], c1[LANES], c2[LANES], c3[LANES];
-    for (int i = 0; i < LANES; ++i)
-        c0[i] = uint32_t(from + i), c1[i] = stream, c2[i] = uint32_t(sample), c3[i] = uint32_t(sample >> 32);
-    uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
-    for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
-        for (int i = 0; i < LANES; ++i) {
-            const uint64_t a = uint64_t(0xD2511F53u) * c0[i], b = uint64_t(0xCD9E8D57u) * c2[i];
-            c0[i] = uint32_t(b >> 32) ^ c1[i] ^ k0;
-            c2[i] = uint32_t(a >> 32) ^ c3[i] ^ k1;
-            c1[i] = uint32_t(b);
-            c3[i] = uint32_t(a);
-        }
-    float z[4][LANES];
-    for (int i = 0; i < LANES; ++i) {
-        const float first = __builtin_sqrtf(-2.0f * log_of(unit(c0[i])));
-        const float second = __builtin_sqrtf(-2.0f * log_of(unit(c2[i])));
-        float a, b, c, d;
-        turn(unit(c1[i]), &a, &b);
-        turn(unit(c3[i]), &c, &d);
-        z[0][i] = first * a, z[1][i] = first * b, z[2][i] = second * c, z[3][i] = second * d;
-    }
-    for (int i = 0; i < blocks; ++i)
-        for (int lane = 0; lane < 4; ++lane) out[4 * i + lane] = z[lane][i];
-}
-
-namespace {
-
-struct Noise {
-    uint64_t seed, first;
-    uint32_t stream;
-
-    // The normals from element `start` on of the sample in `row`, at most CHUNK of them.
-    void draw(int64_t row, int64_t start, int64_t count, float* out) const {
-        if (count % 4 == 0) return normals(seed, stream, first + row, start / 4, int(count / 4), out);
-        float whole[CHUNK];
-        normals(seed, stream, first + row, start / 4, int((count + 3) / 4), whole);
-        std::memcpy(out, whole, count * sizeof(float));
-    }
-};
 
 // Copy to memory that nobody reads soon, without first reading it into the cache.
 inline void stream(const float* from, float* to, int64_t count) {

@@ -1,0 +1,160 @@
+// Addressed normals, four to a block: z = Box–Muller(Philox4x32-10(key = seed; counter = block, stream, sample)).
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
+
+// Each kernel is compiled for several instruction sets, and the loader picks the widest that the processor has.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define WIDEST __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define WIDEST
+#endif
+
+namespace {
+
+inline uint32_t bits_of(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    return bits;
+}
+
+inline float float_of(uint32_t bits) {
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+constexpr int LANES = 64;             // blocks at a time, so that every loop over them becomes wide
+constexpr int64_t CHUNK = 4 * LANES;  // normals
+constexpr uint32_t FACTORS[2] = {0xD2511F53u, 0xCD9E8D57u}, KEY_STEPS[2] = {0x9E3779B9u, 0xBB67AE85u};
+using Words = uint32_t[4][LANES];
+
+// Ten rounds on every lane of the counters.
+inline __attribute__((always_inline)) void philox(Words c, uint32_t k0, uint32_t k1) {
+    for (int round = 0; round < 10; ++round, k0 += KEY_STEPS[0], k1 += KEY_STEPS[1])
+        for (int i = 0; i < LANES; ++i) {
+            const uint64_t a = uint64_t(FACTORS[0]) * c[0][i], b = uint64_t(FACTORS[1]) * c[2][i];
+            c[0][i] = uint32_t(b >> 32) ^ c[1][i] ^ k0;
+            c[2][i] = uint32_t(a >> 32) ^ c[3][i] ^ k1;
+            c[1][i] = uint32_t(b);
+            c[3][i] = uint32_t(a);
+        }
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+// The same where 16 lanes are one word. Compilers take products of 64 bits, which cost half as much again as these.
+__attribute__((target("avx512f"))) void philox_wide(Words c, uint32_t k0, uint32_t k1) {
+    constexpr int WIDTH = 16, AT_ONCE = 2, ODD = 0xAAAA;  // two words, whose long chains overlap
+    const __m512i f0 = _mm512_set1_epi64(FACTORS[0]), f1 = _mm512_set1_epi64(FACTORS[1]);
+    for (int start = 0; start < LANES; start += AT_ONCE * WIDTH) {
+        __m512i w[AT_ONCE][4];
+        for (int j = 0; j < AT_ONCE; ++j)
+            for (int k = 0; k < 4; ++k) w[j][k] = _mm512_loadu_si512(c[k] + start + j * WIDTH);
+        uint32_t key[2] = {k0, k1};
+        for (int round = 0; round < 10; ++round, key[0] += KEY_STEPS[0], key[1] += KEY_STEPS[1])
+            for (auto& x : w) {
+                const __m512i a = _mm512_mul_epu32(f0, x[0]), a_odd = _mm512_mul_epu32(f0, _mm512_srli_epi64(x[0], 32));
+                const __m512i b = _mm512_mul_epu32(f1, x[2]), b_odd = _mm512_mul_epu32(f1, _mm512_srli_epi64(x[2], 32));
+                const __m512i a_high = _mm512_mask_mov_epi32(_mm512_srli_epi64(a, 32), ODD, a_odd);
+                const __m512i b_high = _mm512_mask_mov_epi32(_mm512_srli_epi64(b, 32), ODD, b_odd);
+                x[0] = _mm512_xor_epi32(_mm512_xor_epi32(b_high, x[1]), _mm512_set1_epi32(int(key[0])));
+                x[2] = _mm512_xor_epi32(_mm512_xor_epi32(a_high, x[3]), _mm512_set1_epi32(int(key[1])));
+                x[1] = _mm512_mask_mov_epi32(b, ODD, _mm512_slli_epi64(b_odd, 32));
+                x[3] = _mm512_mask_mov_epi32(a, ODD, _mm512_slli_epi64(a_odd, 32));
+            }
+        for (int j = 0; j < AT_ONCE; ++j)
+            for (int k = 0; k < 4; ++k) _mm512_storeu_si512(c[k] + start + j * WIDTH, w[j][k]);
+    }
+}
+const bool IS_WIDE = __builtin_cpu_supports("avx512f");
+#else
+void philox_wide(Words, uint32_t, uint32_t) {}
+const bool IS_WIDE = false;
+#endif
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC push_options
+#pragma GCC optimize("fp-contract=fast")  // normals are right to a few units of rounding, not to the last bit
+#endif
+
+inline float unit(uint32_t word) { return float(word) * 0x1p-32f + 0x1p-33f; }  // in (0, 1]
+
+// log on (0, 1], after Cephes' logf: exponent and mantissa apart, a polynomial for the mantissa in [√½, √2).
+inline float log_of(float u) {
+    const int32_t shifted = int32_t(bits_of(u) - 0x3F3504F3u);
+    const float exponent = float(shifted >> 23), m = float_of((shifted & 0x007FFFFF) + 0x3F3504F3u) - 1.0f;
+    const float square = m * m;
+    float p = 7.0376836292e-2f;
+    p = p * m - 1.1514610310e-1f;
+    p = p * m + 1.1676998740e-1f;
+    p = p * m - 1.2420140846e-1f;
+    p = p * m + 1.4249322787e-1f;
+    p = p * m - 1.6668057665e-1f;
+    p = p * m + 2.0000714765e-1f;
+    p = p * m - 2.4999993993e-1f;
+    p = p * m + 3.3333331174e-1f;
+    p = p * m * square + exponent * -2.12194440e-4f - 0.5f * square;
+    return m + p + exponent * 0.693359375f;
+}
+
+// cos and sin of 2πu: the nearest quarter turn is taken away exactly, and a polynomial does the rest, |f| ≤ ⅛.
+inline void turn(float u, float* cosine, float* sine) {
+    const float quarter = __builtin_floorf(u * 4.0f + 0.5f);
+    const float x = (u - quarter * 0.25f) * 6.283185307179586f, square = x * x;
+    const float s = x + x * square * (-1.6666654611e-1f + square * (8.3321608736e-3f - square * 1.9515295891e-4f));
+    const float c = 1.0f - 0.5f * square
+        + square * square * (4.166664568298827e-2f + square * (-1.388731625493765e-3f + square * 2.443315711809948e-5f));
+    const int32_t q = int32_t(quarter);
+    const float along = q & 1 ? s : c, across = q & 1 ? c : s;
+    *cosine = (q + 1) & 2 ? -along : along;
+    *sine = q & 2 ? -across : across;
+}
+
+}  // namespace
+
+// The normals of one sample from block `from` on, `blocks` ≤ LANES of them.
+WIDEST static void normals(uint64_t seed, uint32_t stream, uint64_t sample, int64_t from, int blocks, float* out) {
+    uint32_t c[4][LANES];
+    for (int i = 0; i < LANES; ++i)
+        c[0][i] = uint32_t(from + i), c[1][i] = stream, c[2][i] = uint32_t(sample), c[3][i] = uint32_t(sample >> 32);
+    if (IS_WIDE) philox_wide(c, uint32_t(seed), uint32_t(seed >> 32));
+    else philox(c, uint32_t(seed), uint32_t(seed >> 32));
+    float z[4][LANES];
+    for (int i = 0; i < LANES; ++i) {
+        const float first = __builtin_sqrtf(-2.0f * log_of(unit(c[0][i])));
+        const float second = __builtin_sqrtf(-2.0f * log_of(unit(c[2][i])));
+        float a, b, d, e;
+        turn(unit(c[1][i]), &a, &b);
+        turn(unit(c[3][i]), &d, &e);
+        z[0][i] = first * a, z[1][i] = first * b, z[2][i] = second * d, z[3][i] = second * e;
+    }
+    for (int i = 0; i < blocks; ++i)
+        for (int lane = 0; lane < 4; ++lane) out[4 * i + lane] = z[lane][i];
+}
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC pop_options
+#endif
+
+namespace {
+
+struct Noise {
+    uint64_t seed, first;
+    uint32_t stream;
+
+    // The normals from element `start` on of the sample in `row`, at most CHUNK of them.
+    void draw(int64_t row, int64_t start, int64_t count, float* out) const {
+        if (count % 4 == 0) return normals(seed, stream, first + row, start / 4, int(count / 4), out);
+        float whole[CHUNK];
+        normals(seed, stream, first + row, start / 4, int((count + 3) / 4), whole);
+        std::memcpy(out, whole, count * sizeof(float));
+    }
+};
+
+}  // namespace
