@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from alphabar import noise
-from alphabar.ops import lincomb
+from alphabar.forward import add_noise
 from alphabar.plan import Row, Sampler
-from alphabar.prediction import scales, to_x_0
+from alphabar.prediction import to_x_0
 from alphabar.schedule import NoiseSchedule
 
 __all__ = ["middle_row", "noised", "step"]
@@ -18,8 +18,7 @@ __all__ = ["middle_row", "noised", "step"]
 
 def noised(schedule: NoiseSchedule, x_0: Tensor, t: Tensor, out: Tensor, seed: int) -> Tensor:
     """Mix noise into x_0 that is made on the way, by address, and never lies in memory."""
-    signal, spread = scales(schedule, t, x_0)
-    return lincomb((signal,), (x_0,), noise=(spread, noise.address(x_0.shape, seed=seed)), out=out)
+    return add_noise(schedule, x_0, noise.address(x_0.shape, seed=seed), t, out=out)
 
 
 def middle_row(sampler: Sampler, schedule: NoiseSchedule) -> Row:

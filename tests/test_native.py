@@ -174,10 +174,10 @@ def test_noise_made_on_the_way_is_the_noise_made_before(shape, count):
     for scale in (0.7, per_sample):
         coefficients = [1.5 - k for k in range(count)]
         expected = ops.lincomb([*coefficients[:5], scale], [*tensors[:5], z])
-        found = ops.lincomb(coefficients[:5], tensors[:5], noise=(scale, address))
+        found = ops.lincomb([*coefficients[:5], scale], tensors[:5], noise=address)
         assert torch.equal(found, expected)
     if count == 6:  # six and their noise still fit, six and a drawn one do not: float64 all the same
-        found = ops.lincomb(coefficients, tensors, noise=(0.7, address))
+        found = ops.lincomb([*coefficients, 0.7], tensors, noise=address)
         assert torch.equal(found, ops.lincomb([*coefficients, 0.7], [*tensors, z]))
 
 
@@ -188,7 +188,7 @@ def test_noise_by_address_serves_every_precision_and_layout(dtype, reference):
         z = normals_at(address, *x.shape).to(dtype)
         for scale in (0.25, normals(3, 1, 1, 1, seed=4), normals(3, x.shape[1], 1, 1, seed=4)):
             expected = reference(ops.lincomb, (0.5, scale), (x, z))
-            check_close(ops.lincomb((0.5,), (x,), noise=(scale, address)), expected, 2)
+            check_close(ops.lincomb((0.5, scale), (x,), noise=address), expected, 2)
 
 
 def test_a_result_larger_than_the_cache_goes_past_it_unchanged(reference):
@@ -218,10 +218,10 @@ def test_a_sum_can_be_kept_within_a_limit():
     for dtype in (torch.float32, torch.float64):
         x = torch.cat([normals(40_000, dtype=dtype), torch.tensor([float("nan"), float("inf")], dtype=dtype)])
         out = torch.empty_like(x)
-        assert native.LIBRARY.lincomb((2.0,), 1, (x,), out, None, 0.5)
+        assert native.LIBRARY.lincomb((2.0,), None, (x,), out, None, 0.5)
         assert torch.equal(out.nan_to_num(7), (2 * x).clamp(-0.5, 0.5).nan_to_num(7))
     half = torch.ones(3, dtype=torch.float16)
-    assert not native.LIBRARY.lincomb((2.0,), 1, (half,), half, None, 0.5)
+    assert not native.LIBRARY.lincomb((2.0,), None, (half,), half, None, 0.5)
 
 
 def test_gradients_and_transforms_take_the_reference():

@@ -25,8 +25,8 @@ from torch import Tensor
 from alphabar import noise as noise_
 from alphabar.checks import check_alike, check_float
 from alphabar.errors import TimestepError
-from alphabar.ops import lincomb
-from alphabar.prediction import scale_rows, spread, target
+from alphabar.ops import Address, at_once, lincomb
+from alphabar.prediction import scale_rows, scale_table, spread, target
 from alphabar.schedule import NoiseSchedule, noise_power
 
 __all__ = [
@@ -42,7 +42,11 @@ __all__ = [
 
 
 def add_noise(
-    schedule: NoiseSchedule, x_0: Tensor, noise: Tensor, t: int | Tensor, out: Tensor | None = None
+    schedule: NoiseSchedule,
+    x_0: Tensor,
+    noise: Tensor | Address,
+    t: int | Tensor,
+    out: Tensor | None = None,
 ) -> Tensor:
     """x_t = √ᾱ_t · x_0 + √(1−ᾱ_t) · noise: a sample of q(x_t | x_0).
 
@@ -54,7 +58,8 @@ def add_noise(
     Args:
         schedule: the noise schedule.
         x_0: (B, …) clean data, floating point, usually in [−1, 1].
-        noise: standard normal, of the shape, dtype and device of x_0.
+        noise: standard normal, of the shape, dtype and device of x_0; or where it lies (``noise.address``),
+            and then the CPU kernels make it on the way.
         t: 0 … T−1: an integer, or integers whose shape broadcasts against the leading dimensions of x_0:
             (B,) one a sample, (B, L) one a token.
         out: where to write, of the shape, dtype and device of x_0; may be x_0 or noise.
@@ -67,8 +72,13 @@ def add_noise(
         ShapeError: shapes that do not fit.
         DtypeError: integer data, or dtypes or devices that differ.
     """
-    check_alike(x_0=x_0, noise=noise, **({} if out is None else {"out": out}))
-    return lincomb(scale_rows(schedule, t, x_0), (x_0, noise), out=out)
+    tensors: tuple[Tensor, ...]
+    tensors, address = ((x_0,), noise) if isinstance(noise, Address) else ((x_0, noise), None)
+    x_t = at_once(scale_table(schedule), tensors, at=t, noise=address, out=out)
+    if x_t is not None:
+        return x_t
+    check_alike(**dict(zip(("x_0", "noise"), tensors, strict=False)), **({} if out is None else {"out": out}))
+    return lincomb(scale_rows(schedule, t, x_0), tensors, noise=address, out=out)
 
 
 def add_noise_step(schedule: NoiseSchedule, x_s: Tensor, noise: Tensor, t: int | Tensor) -> Tensor:

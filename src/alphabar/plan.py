@@ -75,14 +75,13 @@ class Row:
         """
         if len(history) < len(self.history) or (self.is_random and noise is None):
             raise ConfigError(f"the row at t = {self.t} needs {len(self.history)} estimates and its noise")
-        tensors = [x_t, *history[: len(self.history)]]
-        coefficients: list[float | Tensor] = [self.x, *self.history]
+        tensors = x_t, *history[: len(self.history)]
         if noise is None or not self.is_random:
-            return lincomb(coefficients, tensors, out=out)
-        scale = self.noise_scale(variance)
+            return lincomb((self.x, *self.history), tensors, out=out)
+        coefficients = self.x, *self.history, self.noise_scale(variance)
         if isinstance(noise, Tensor):
-            return lincomb([*coefficients, scale], [*tensors, noise], out=out)
-        return lincomb(coefficients, tensors, noise=(scale, noise), out=out)
+            return lincomb(coefficients, (*tensors, noise), out=out)
+        return lincomb(coefficients, tensors, noise=noise, out=out)
 
     def kept(self, x_t: Tensor, x_0: Tensor) -> Tensor:
         """Return what later rows remember: x̂_0 itself, or ε̂ = (x_t − √ᾱ_t · x̂_0)/√(1−ᾱ_t)."""

@@ -19,11 +19,12 @@ from torch import Tensor
 from alphabar.checks import check_alike, check_float, checked_t
 from alphabar.errors import NoAnswerError, ShapeError, look_up
 from alphabar.levels import log_alpha_bar_between
-from alphabar.ops import lincomb, work_dtype
+from alphabar.ops import at_once, lincomb, work_dtype
 from alphabar.schedule import NoiseSchedule, noise_power
 
 __all__ = ["PREDICTIONS", "Prediction", "target", "to_eps", "to_x_0"]
 
+CPU = torch.device("cpu")
 Pair = tuple[float | Tensor, float | Tensor]
 Reading = Callable[[float | Tensor, float | Tensor], Pair]
 
@@ -89,7 +90,6 @@ def to_x_0(
         NoAnswerError: ε-prediction where ᾱ_t = 0: x_t is pure noise there, and ε says nothing about x_0.
         UnknownNameError, TimestepError, ShapeError, DtypeError: as in :func:`target`.
     """
-    check_alike(x_t=x_t, output=output)
     read = look_up(PREDICTIONS, prediction, "prediction").x_0
     coefficients = _coefficients(schedule, read, t, x_t)
     if prediction == "epsilon" and not _is_finite(coefficients[0]):
@@ -97,6 +97,10 @@ def to_x_0(
             "ε-prediction at a t with ᾱ_t = 0: x_t is pure noise, so ε says nothing about x_0. Train with "
             "v_prediction or sample, or start at the t before"
         )
+    x_0 = at_once(coefficients, (x_t, output), dtype=dtype)
+    if x_0 is not None:
+        return x_0
+    check_alike(x_t=x_t, output=output)
     return lincomb(coefficients, (x_t, output), dtype=dtype)
 
 
@@ -128,7 +132,7 @@ def scale_rows(schedule: NoiseSchedule, t: int | Tensor, data: Tensor) -> tuple[
     if isinstance(where, int) or (where.ndim < 2 and where.numel() == 1):
         return _scale_numbers(schedule)[int(where)]
     _check_fits(where, data)
-    return _scale_table(schedule, where.device)[where]
+    return scale_table(schedule, where.device)[where]
 
 
 @lru_cache(maxsize=32)
@@ -138,8 +142,8 @@ def _scale_numbers(schedule: NoiseSchedule) -> list[tuple[float, float]]:
 
 
 @lru_cache(maxsize=32)
-def _scale_table(schedule: NoiseSchedule, device: torch.device) -> Tensor:
-    """Both scales at every t, (T, 2) float64, held on the device."""
+def scale_table(schedule: NoiseSchedule, device: torch.device = CPU) -> Tensor:
+    """Both scales at every t, (T, 2) float64, held on the device, by default the CPU."""
     return torch.stack([schedule.signal_scale, schedule.noise_scale], -1).to(device, work_dtype(device))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from itertools import pairwise
 from math import inf
 from typing import Any
@@ -40,7 +39,6 @@ class ByTime(Adapter):
         super()._begin()
         self._next: dict[int, int] | None = None
         self._ready = {}
-        self._scales = torch.stack([self.schedule.signal_scale, self.schedule.noise_scale]).float()
         self.timesteps = torch.arange(len(self) - 1, -1, -1)
 
     def _schedule(self) -> NoiseSchedule:
@@ -99,33 +97,8 @@ class ByTime(Adapter):
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return √ᾱ_t · x_0 + √(1−ᾱ_t) · noise, in any precision right to its last bits."""
-        x_0 = original_samples
-        usual = x_0.dtype == noise.dtype == torch.float32 and x_0.shape == noise.shape and x_0.is_cpu
-        if usual and timesteps.ndim == 1 and timesteps.dtype == torch.int64 and timesteps.is_cpu:
-            try:
-                return self._noised(x_0, noise, timesteps)
-            except (
-                KeyError,
-                IndexError,
-                RuntimeError,
-            ):  # a t outside the schedule, or as many t as do not fit
-                pass
-        return forward.add_noise(self.schedule, x_0, noise, timesteps.to(x_0.device))
-
-    def _noised(self, x_0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """The same for the usual arguments, in float32 and in few calls."""
-        if len(timesteps) == 1:
-            signal, noise_scale = self._one_by_one[timesteps.item()]
-            return (x_0 * signal).add_(noise, alpha=float(noise_scale))
-        scales = self._scales.index_select(1, timesteps)  # unlike indexing, it refuses negative t
-        signal, noise_scale = scales.view(2, -1, *[1] * (x_0.ndim - 1))
-        noisy: Tensor = (x_0 * signal).addcmul_(noise, noise_scale)
-        return noisy
-
-    @cached_property
-    def _one_by_one(self) -> dict[int | float, tuple[Tensor, float]]:
-        signals, noises = self._scales
-        return dict(enumerate(zip(signals, noises.tolist(), strict=True)))
+        timesteps = timesteps.to(original_samples.device)
+        return forward.add_noise(self.schedule, original_samples, noise, timesteps)
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return v = √ᾱ_t · noise − √(1−ᾱ_t) · x_0."""

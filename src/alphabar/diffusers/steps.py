@@ -187,7 +187,7 @@ def add_up(terms: Terms, tensors: tuple[Tensor, ...], quick: bool, limit: float 
         return only if limit == inf else only.clamp(-limit, limit)
     if quick:
         total: Tensor = torch.empty_like(chosen[0])
-        if native.LIBRARY.lincomb(numbers, 1, chosen, total, None, limit):  # type: ignore[union-attr]
+        if native.LIBRARY.lincomb(numbers, None, chosen, total, None, limit):  # type: ignore[union-attr]
             return total
     total = chosen[0] * numbers[0]
     for tensor, coefficient in zip(chosen[1:], numbers[1:], strict=True):

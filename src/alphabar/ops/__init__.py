@@ -7,8 +7,8 @@ Everything the library does to data is a call of one of these two. This is their
 for any device.
 """
 
-from alphabar.ops.lincomb import lincomb, work_dtype
+from alphabar.ops.lincomb import at_once, lincomb, work_dtype
 from alphabar.ops.native import Address
 from alphabar.ops.philox import normal, philox4x32, uniform
 
-__all__ = ["Address", "lincomb", "normal", "philox4x32", "uniform", "work_dtype"]
+__all__ = ["Address", "at_once", "lincomb", "normal", "philox4x32", "uniform", "work_dtype"]

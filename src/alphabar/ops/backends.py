@@ -2,7 +2,7 @@
 
 A backend is a module of three functions that say whether they did the work:
 
-    lincomb(coefficients, tensors, out, noise)      by_rows(table, tensors, out)      normal(out, address)
+    lincomb(coefficients, tensors, out, noise)    by_rows(table, tensors, out, noise)    normal(out, address)
 """
 
 from __future__ import annotations

@@ -141,30 +141,24 @@ def lincomb(
     if not tensors:
         return False
     lead = max(map(leading, coefficients))
-    shared = lead == 0
-    if (
-        lead == out.ndim > 1
-        or (lead > 1 and noise is not None)
-        or not _lie_alike(tensors, out, shared, noise)
-    ):
+    if lead == out.ndim > 1:
+        return False  # a coefficient for each element
+    if lead:
+        return by_rows(table_of(coefficients, out.shape[:lead], out.device), tensors, out, noise)
+    if not _lie_alike(tensors, out, True, noise):
         return False
-    if shared:
-        table = torch.tensor([list(map(float, coefficients))], dtype=torch.float64)
-    else:
-        table = table_of(coefficients, out.shape[:lead], out.device)
-    rows = len(table) if not shared else 1 if noise is None else len(out)
-    return _launch(table, rows, tensors, out, noise)
+    table = torch.tensor([list(map(float, coefficients))], dtype=torch.float64)
+    return _launch(table, 1 if noise is None else len(out), tensors, out, noise)
 
 
-def by_rows(table: Tensor, tensors: Sequence[Tensor], out: Tensor) -> bool:
+def by_rows(table: Tensor, tensors: Sequence[Tensor], out: Tensor, noise: Address | None = None) -> bool:
     """The same with a (…, n) float64 table whose rows belong to the leading dimensions of the data."""
     lead = table.ndim - 1
-    if not (
-        lead < out.ndim and table.shape[:-1] == out.shape[:lead] and _lie_alike(tensors, out, False, None)
-    ):
+    fits = lead < out.ndim and table.shape[:-1] == out.shape[:lead] and (noise is None or lead == 1)
+    if not fits or not _lie_alike(tensors, out, False, noise):
         return False
-    rows = table.reshape(-1, len(tensors))
-    return _launch(rows, len(rows), tensors, out, None)
+    rows = table.reshape(-1, table.shape[-1])
+    return _launch(rows, len(rows), tensors, out, noise)
 
 
 def normal(out: Tensor, address: Address) -> bool:

@@ -206,14 +206,16 @@ struct Sum {
     int kind, n;  // n: of the tensors
     int64_t rows, columns;
     const void* x[MOST + 1];
-    const double* c;  // rows × all of them, the noise's last; or one row that all share
+    const double* c;    // a table of coefficients, the noise's last; or one row that all share
+    const int64_t* at;  // each row's place in the table, if that is not its own number
+    int64_t one;        // what `at` may point to
     bool shared;
     void* out;
     const Noise* noise;  // only where everything is float
     double limit;        // the sum stays within −limit … limit; of halves, infinity
 
     int all() const { return n + (noise != nullptr); }
-    const double* of(int64_t row) const { return shared ? c : c + row * all(); }
+    const double* of(int64_t row) const { return shared ? c : c + (at ? at[row] : row) * all(); }
     void plain(int64_t row, int64_t start, int64_t stop) const {
         KERNELS_BY_KIND[kind][n - 1](row * columns + start, row * columns + stop, x, of(row), out);
     }

@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from alphabar.errors import ConfigError
-from alphabar.ops.backends import backend
+from alphabar.ops import native
+from alphabar.ops.backends import backend, is_traced
 from alphabar.ops.native import Address
 from alphabar.ops.philox import normal
 
-__all__ = ["lincomb", "work_dtype"]
+__all__ = ["at_once", "lincomb", "work_dtype"]
 
 BLOCK = 1 << 16  # elements whose float64 intermediates fit in a core's cache
 
@@ -32,7 +33,7 @@ def lincomb(
     coefficients: Sequence[Coefficient] | Tensor,
     tensors: Sequence[Tensor],
     *,
-    noise: tuple[Coefficient, Address] | None = None,
+    noise: Address | None = None,
     out: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
@@ -42,10 +43,10 @@ def lincomb(
 
     Args:
         coefficients: numbers, 0-d tensors, or tensors with as many dimensions as the data, each 1 or equal;
-            or a table (…, n) whose rows belong to the leading dimensions.
+            or a table (…, n) whose rows belong to the leading dimensions. The noise's is the last.
         tensors: data of one shape.
-        noise: a last coefficient and the address of the noise it multiplies, drawn for the first dimension's
-            samples; the CPU kernels make it on the way, and it never lies in memory.
+        noise: the address of noise to add, drawn for the first dimension's samples; the CPU kernels make it
+            on the way, and it never lies in memory.
         out: where to write; may be one of ``tensors``.
         dtype: of the result; by default that of the first tensor.
 
@@ -53,25 +54,62 @@ def lincomb(
         ``out``, or a new tensor.
 
     Raises:
-        ConfigError: not one coefficient for each tensor.
+        ConfigError: not one coefficient for each tensor and the noise.
     """
+    if isinstance(coefficients, tuple) and isinstance(tensors, tuple):
+        result = at_once(coefficients, tensors, noise=noise, out=out, dtype=dtype)
+        if result is not None:
+            return result
     if out is not None and not torch.compiler.is_compiling():
         increment_version(out)  # what autograd kept of it must not be used
     if isinstance(coefficients, Tensor):
-        return _by_rows(coefficients, tensors, out, dtype)
-    if len(coefficients) != len(tensors):
-        raise ConfigError(f"{len(coefficients)} coefficients for {len(tensors)} tensors: give one each")
+        return _by_rows(coefficients, tensors, noise, out, dtype)
+    count = len(tensors) + (noise is not None)
+    if len(coefficients) != count:
+        raise ConfigError(f"{len(coefficients)} coefficients for {count} tensors: give one each")
     like = tensors[0]
     grows = out is None and torch.is_grad_enabled() and any(map(_needs_grad, [*coefficients, *tensors]))
     result = torch.empty_like(like, dtype=dtype or like.dtype) if out is None else out
     if not grows and _in_one_pass(coefficients, tensors, result, noise):
         return result
+    if noise is not None:
+        tensors = *tensors, _drawn(noise, like)
     terms = [(c, x) for c, x in zip(coefficients, tensors, strict=True) if isinstance(c, Tensor) or c != 0]
-    terms += _drawn(noise, like)
     if grows:
         return _sum(terms, like).to(dtype or like.dtype)
     for rows in _blocks(like):
         result[rows] = _sum([(_rows(c, rows), x[rows]) for c, x in terms], like[rows])
+    return result
+
+
+def at_once(
+    coefficients: Sequence[Coefficient] | Tensor,
+    tensors: tuple[Tensor, ...],
+    *,
+    at: int | Tensor = 0,
+    noise: Address | None = None,
+    out: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor | None:
+    """Add up tensors in one call of the CPU kernels, which trust no argument; None where that cannot be.
+
+    Then the kernels do not serve, or something does not fit: checks can say what, and :func:`lincomb` do it.
+
+    Args:
+        coefficients: a tuple of numbers, or a (T, n) float64 table; the noise's is the last.
+        tensors: data of one shape and dtype.
+        at: the row of the table that all take, or (B, …) int64, rows for the leading dimensions of the data.
+        noise: the address of noise to add.
+        out: where to write, of that shape and dtype.
+        dtype: of the result, if that matters.
+    """
+    if is_traced() or not isinstance(tensors[0], Tensor) or dtype not in (None, tensors[0].dtype):
+        return None
+    result = torch.empty_like(tensors[0]) if out is None else out
+    if not native.at_once(coefficients, at, tensors, result, noise):
+        return None
+    if out is not None:
+        increment_version(out)
     return result
 
 
@@ -81,38 +119,37 @@ def work_dtype(device: torch.device) -> torch.dtype:
 
 
 def _by_rows(
-    table: Tensor, tensors: Sequence[Tensor], out: Tensor | None, dtype: torch.dtype | None
+    table: Tensor,
+    tensors: Sequence[Tensor],
+    noise: Address | None,
+    out: Tensor | None,
+    dtype: torch.dtype | None,
 ) -> Tensor:
     like = tensors[0]
     if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors):
         result = torch.empty_like(like, dtype=dtype or like.dtype) if out is None else out
         kernels = backend(like.device)
-        if kernels and kernels.by_rows(table, tensors, result):
+        if kernels and kernels.by_rows(table, tensors, result, noise):
             return result
-    columns = table.reshape(*table.shape[:-1], *[1] * (like.ndim - table.ndim + 1), len(tensors)).unbind(-1)
-    return lincomb(columns, tensors, out=out, dtype=dtype)
+    lead, inner = table.shape[:-1], [1] * (like.ndim - table.ndim + 1)
+    columns = table.reshape(*lead, *inner, table.shape[-1]).unbind(-1)
+    return lincomb(list(columns), tensors, noise=noise, out=out, dtype=dtype)
 
 
 def _in_one_pass(
     coefficients: Sequence[Coefficient],
     tensors: Sequence[Tensor],
     out: Tensor,
-    noise: tuple[Coefficient, Address] | None,
+    noise: Address | None,
 ) -> bool:
     kernels = backend(out.device)
-    if kernels is None:
-        return False
-    if noise is None:
-        return bool(kernels.lincomb(coefficients, tensors, out))
-    return bool(kernels.lincomb((*coefficients, noise[0]), tensors, out, noise[1]))
+    return kernels is not None and bool(kernels.lincomb(coefficients, tensors, out, noise))
 
 
-def _drawn(noise: tuple[Coefficient, Address] | None, like: Tensor) -> list[Term]:
-    if noise is None:
-        return []
+def _drawn(noise: Address, like: Tensor) -> Tensor:
     z = torch.empty(like.shape, dtype=torch.float32, device=like.device)
-    normal(z.view(len(z), -1), noise[1])
-    return [(noise[0], z.to(like.dtype))]
+    normal(z.view(len(z), -1), noise)
+    return z.to(like.dtype)
 
 
 def _sum(terms: Sequence[Term], like: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["LIBRARY", "REASON", "Address", "lincomb", "normal"]
+__all__ = ["LIBRARY", "REASON", "Address", "at_once", "by_rows", "lincomb", "normal"]
 
-VERSION = 3
+VERSION = 4
 Coefficient = float | Tensor
 
 
@@ -36,7 +36,7 @@ def _load() -> tuple[ModuleType | None, str]:
         return None, f"not built when the package was installed, or not loadable here: {error}"
     if library.VERSION != VERSION:
         return None, f"built from version {library.VERSION} of its source, not {VERSION}: install it again"
-    dtypes = torch.float64, torch.float32, torch.bfloat16, torch.float16
+    dtypes = torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64
     library.begin((Tensor, torch.nn.Parameter), dtypes, torch.channels_last)
     return library, ""
 
@@ -57,8 +57,7 @@ def lincomb(
     """
     if LIBRARY is None:
         return False
-    rows = 1 if noise is None else len(out)
-    done = LIBRARY.lincomb(tuple(coefficients), rows, tuple(tensors), out, noise, inf)
+    done = LIBRARY.lincomb(tuple(coefficients), None, tuple(tensors), out, noise, inf)
     if done is not None:
         return bool(done)
     lead = max(map(leading, coefficients))
@@ -67,18 +66,26 @@ def lincomb(
     coefficients, tensors = without_zeros(coefficients, tensors)
     if lead == out.ndim > 1 or (lead > 1 and noise is not None):
         return False  # a coefficient for each element; or noise by sample, but coefficients by token
-    table = table_of(coefficients, out.shape[:lead], out.device)
-    return bool(LIBRARY.lincomb(table, len(table), tuple(tensors), out, noise, inf))
+    return by_rows(table_of(coefficients, out.shape[:lead], out.device), tensors, out, noise)
 
 
-def by_rows(table: Tensor, tensors: Sequence[Tensor], out: Tensor) -> bool:
+def by_rows(table: Tensor, tensors: Sequence[Tensor], out: Tensor, noise: Address | None = None) -> bool:
     """The same with a (…, n) float64 table whose rows belong to the leading dimensions of the data."""
-    lead = table.ndim - 1
-    fits = table.device.type == "cpu" and lead < out.ndim and table.shape[:-1] == out.shape[:lead]
-    if LIBRARY is None or not fits or not table.is_contiguous():
-        return False
-    rows = table.numel() // len(tensors)
-    return bool(LIBRARY.lincomb(table, rows, tuple(tensors), out, None, inf))
+    return LIBRARY is not None and LIBRARY.lincomb(table, None, tuple(tensors), out, noise, inf)
+
+
+def at_once(
+    coefficients: Sequence[Coefficient] | Tensor,
+    at: int | Tensor,
+    tensors: tuple[Tensor, ...],
+    out: Tensor,
+    noise: Address | None,
+) -> bool:
+    """The same with a tuple of numbers or rows of a (T, n) float64 table, when no argument has been checked.
+
+    Returns False as well for what is not alike, rows outside the table, and what requires a gradient.
+    """
+    return LIBRARY is not None and LIBRARY.lincomb(coefficients, at, tensors, out, noise, inf)
 
 
 def normal(out: Tensor, address: Address) -> bool:
@@ -98,13 +105,13 @@ def without_zeros(
 
 
 def table_of(coefficients: Sequence[Coefficient], shape: torch.Size, device: torch.device) -> Tensor:
-    """Return (rows, n) float64 coefficients of the rows that these leading dimensions make."""
+    """Return (…, n) float64 coefficients for these leading dimensions."""
 
     def spread(coefficient: Coefficient) -> Tensor:
         c = torch.as_tensor(coefficient, dtype=torch.float64, device=device)
         return (c.reshape(c.shape[: len(shape)]) if c.ndim else c).expand(shape)
 
-    return torch.stack([spread(c) for c in coefficients], -1).reshape(-1, len(coefficients))
+    return torch.stack([spread(c) for c in coefficients], -1)
 
 
 def leading(coefficient: Coefficient) -> int:
