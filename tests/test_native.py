@@ -224,6 +224,74 @@ def test_a_sum_can_be_kept_within_a_limit():
     assert not native.LIBRARY.lincomb((2.0,), None, (half,), half, None, 0.5)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [1, 8, 9])  # bfloat16 goes two at a time
+def test_what_is_not_finite_stays_so(dtype, count, reference):
+    special = torch.tensor([float("inf"), -float("inf"), float("nan"), 0.0, 1.0, -2.0, 3.0, float("inf"), 1e4])
+    x = special[-count:].to(dtype)
+    for coefficients in ((1.0, 0.5), (-1.0, 2.0), (0.6, -0.8), (1 - 2**-30, 2**-13)):
+        expected = reference(ops.lincomb, coefficients, (x, x))
+        torch.testing.assert_close(ops.lincomb(coefficients, (x, x)), expected, equal_nan=True)
+
+
+TABLE = normals(10, 3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("t", [4, torch.tensor(4), torch.tensor([4]), torch.tensor([9, 0, 3])])
+def test_coefficients_are_looked_up_on_the_way(dtype, t):
+    x, y = normals(*SHAPE, dtype=dtype), normals(*SHAPE, seed=1, dtype=dtype)
+    rows = TABLE[t].reshape(-1, 3).expand(3, 3).contiguous()
+    address = ops.Address(seed=1, stream=2)
+    found = ops.at_once(TABLE, (x, y), at=t, noise=address)
+    if dtype == torch.float32:
+        assert torch.equal(found, ops.lincomb(rows, (x, y), noise=address))
+    else:
+        assert found is None  # noise is made in float32 only
+    found = ops.at_once(TABLE, (x, y, x), at=t, out=y)
+    assert found is y
+    assert torch.equal(y, ops.lincomb(rows, (x, normals(*SHAPE, seed=1, dtype=dtype), x)))
+
+
+def test_coefficients_are_looked_up_for_each_token():
+    t = torch.tensor([[1, 2], [3, 4], [5, 6]])
+    x = normals(*SHAPE)
+    assert torch.equal(ops.at_once(TABLE, (x, x, x), at=t), ops.lincomb(TABLE[t], (x, x, x)))
+
+
+X = normals(*SHAPE)
+NOT_AT_ONCE = {
+    "t too large": {"at": 10},
+    "t below 0": {"at": torch.tensor([0, -1, 0])},
+    "another batch": {"at": torch.tensor([0, 1])},
+    "as many axes as the data": {"at": torch.zeros(SHAPE, dtype=torch.int64)},
+    "t no integer": {"at": torch.tensor([0.0, 1.0, 2.0])},
+    "t nothing like it": {"at": "1"},
+    "t a bool": {"at": True},
+    "another table": {"coefficients": normals(10, 2)},
+    "a table in float32": {"coefficients": TABLE.float()},
+    "a list": {"coefficients": [1.0, 2.0, 3.0]},
+    "too few numbers": {"coefficients": (1.0, 2.0)},
+    "another shape": {"tensors": (X, X, X[:2])},
+    "another dtype": {"tensors": (X, X, X.float())},
+    "integers": {"tensors": (X.long(), X.long(), X.long())},
+    "no tensor": {"tensors": (X, X, None)},
+    "no tensors": {"tensors": (None, X, X)},
+    "a gradient": {"tensors": (X, X, X.clone().requires_grad_())},
+    "an out of another dtype": {"out": X.float()},
+    "an out of another shape": {"out": X[:2].clone()},
+    "an out that is none": {"out": "x"},
+    "a result of another dtype": {"dtype": torch.float32},
+    "an empty batch": {"tensors": (X[:0], X[:0], X[:0])},
+}
+
+
+@pytest.mark.parametrize("wrong", NOT_AT_ONCE.values(), ids=NOT_AT_ONCE.keys())
+def test_what_does_not_fit_is_left_alone(wrong):
+    arguments = {"coefficients": TABLE, "tensors": (X, X, X)} | wrong
+    assert ops.at_once(arguments.pop("coefficients"), arguments.pop("tensors"), **arguments) is None
+
+
 def test_gradients_and_transforms_take_the_reference():
     x = normals(4, 3).requires_grad_()
     ops.lincomb((2.0, 3.0), (x, x)).sum().backward()

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from alphabar.errors import ConfigError
-from alphabar.noise import normal, uniform
+from alphabar import NoiseSchedule, add_noise
+from alphabar.errors import ConfigError, TimestepError
+from alphabar.noise import address, normal, uniform
 
 # Thresholds: 5 standard errors (once in two million by chance), p > 10⁻⁴ for Kolmogorov-Smirnov. The draws
 # are fixed, so a test that passes once passes always.
@@ -177,3 +178,16 @@ def test_a_bad_address_is_named_with_its_value_and_the_remedy(call, case):
 
 def test_noise_without_a_batch_is_refused():
     check_error(lambda: normal((), seed=0), ConfigError, "()", "batch dimension")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("t", [500, torch.tensor([0, 500, 999])])
+def test_noise_by_its_address_is_the_noise_there(dtype, t):
+    schedule, shape = NoiseSchedule.cosine(), (3, 2, 4, 4)
+    x_0, where = torch.ones(shape, dtype=dtype), address(shape, seed=3, stream=1)
+    drawn = add_noise(schedule, x_0, normal(shape, seed=3, stream=1, dtype=dtype), t)
+    out = torch.empty_like(x_0)
+    assert add_noise(schedule, x_0, where, t, out=out) is out
+    torch.testing.assert_close(out, drawn, rtol=torch.finfo(dtype).eps, atol=0)
+    with pytest.raises(TimestepError):
+        add_noise(schedule, x_0, where, 1000)
