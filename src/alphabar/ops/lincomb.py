@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from alphabar.errors import ConfigError
-from alphabar.ops import native
+from alphabar.ops import native, registered
 from alphabar.ops.backends import backend, is_traced
 from alphabar.ops.native import Address
 from alphabar.ops.philox import normal
@@ -60,7 +60,13 @@ def lincomb(
         result = at_once(coefficients, tensors, noise=noise, out=out, dtype=dtype)
         if result is not None:
             return result
-    if out is not None and not torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
+        plain = out is None and not torch._C._are_functorch_transforms_active()
+        if plain and not isinstance(coefficients, Tensor) and all(map(_is_number, coefficients)):
+            numbers, address = list(coefficients), noise and registered.signed(noise)
+            total: Tensor = registered.lincomb(list(tensors), numbers, dtype or tensors[0].dtype, address)
+            return total
+    elif out is not None:
         increment_version(out)  # what autograd kept of it must not be used
     if isinstance(coefficients, Tensor):
         return _by_rows(coefficients, tensors, noise, out, dtype)
@@ -162,6 +168,10 @@ def _sum(terms: Sequence[Term], like: Tensor) -> Tensor:
 
 def _widened(coefficient: Coefficient, dtype: torch.dtype, device: torch.device) -> Coefficient:
     return coefficient.to(dtype).to(device) if isinstance(coefficient, Tensor) else coefficient
+
+
+def _is_number(coefficient: Coefficient) -> bool:
+    return isinstance(coefficient, int | float)
 
 
 def _needs_grad(part: Coefficient) -> bool:

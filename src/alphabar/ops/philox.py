@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from alphabar.ops import registered
 from alphabar.ops.backends import backend
 from alphabar.ops.native import Address
 
@@ -50,6 +51,9 @@ def philox4x32(counter: Words, key: tuple[int, int]) -> Words:
 
 def normal(out: Tensor, address: Address) -> Tensor:
     """Fill (samples, size) contiguous float32 with standard normals; row i is sample ``first + i``."""
+    if torch.compiler.is_compiling():
+        registered.normal(out, registered.signed(address))
+        return out
     kernels = backend(out.device)
     if kernels and kernels.normal(out, address):
         return out
