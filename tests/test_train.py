@@ -44,6 +44,19 @@ def test_the_same_seed_gives_the_same_losses_bit_for_bit(precision):
     assert losses(replace(config, seed=1)) != first
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_attention_is_written_out_where_the_fused_one_is_slow(precision):
+    fused = []
+
+    class Attentive(Scale):
+        def forward(self, x, t):
+            fused.append(torch.backends.cuda.flash_sdp_enabled())  # the switch is the CPU's as well
+            return super().forward(x, t)
+
+    losses(replace(TINY, precision=precision, steps=1), network=Attentive())
+    assert fused == [precision == "float32"]
+
+
 def test_training_lowers_the_loss_far_below_that_of_an_untrained_network():
     found = losses(replace(TINY, steps=80, batch_size=64, learning_rate=1e-2))
     # v has variance Var(z)ᾱ + Var(x_0)(1−ᾱ), nearly 1: what a network that says nothing scores.
