@@ -93,9 +93,30 @@ inline float sum_of(const Split& a, float x, const Split& b, float y) {
     return __builtin_fmaf(a.head, x, b.head * y) + __builtin_fmaf(a.rest, x, b.rest * y);
 }
 
+#ifdef HAS_WIDE
+// Sixteen at a time by the processor's own conversions; returns where fewer are left.
+__attribute__((target("avx512f"))) int64_t combine_sixteens(
+    int64_t from, int64_t to, const float16* x, const float16* y, const Split& a, const Split& b, float16* out) {
+    const __m512 a_head = _mm512_set1_ps(a.head), a_rest = _mm512_set1_ps(a.rest);
+    const __m512 b_head = _mm512_set1_ps(b.head), b_rest = _mm512_set1_ps(b.rest);
+    for (; from + 16 <= to; from += 16) {
+        const __m512 p = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + from)));
+        const __m512 q = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(y + from)));
+        const __m512 sum = _mm512_fmadd_ps(a_head, p, _mm512_mul_ps(b_head, q));
+        const __m512 total = _mm512_add_ps(sum, _mm512_fmadd_ps(a_rest, p, _mm512_mul_ps(b_rest, q)));
+        const __m256i nearest = _mm512_cvtps_ph(total, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + from), nearest);
+    }
+    return from;
+}
+#endif
+
 inline __attribute__((always_inline)) void combine_halves(
     int64_t from, int64_t to, const float16* x, const float16* y, const double* c, float16* out) {
     const Split a(c[0]), b(c[1]);
+#ifdef HAS_WIDE
+    if (IS_WIDE) from = combine_sixteens(from, to, x, y, a, b, out);
+#endif
 #pragma GCC ivdep
     for (int64_t i = from; i < to; ++i) out[i] = float16::rounded(sum_of(a, x[i], b, y[i]));
 }

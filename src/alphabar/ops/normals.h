@@ -9,6 +9,11 @@
 #include <immintrin.h>
 #endif
 
+// Where 512 bits are one word, which is asked at run time, a few loops are written for them.
+#if defined(__x86_64__) && defined(__GNUC__)
+#define HAS_WIDE
+#endif
+
 // Each kernel is compiled for several instruction sets, and the loader picks the widest that the processor has.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define WIDEST __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -47,7 +52,9 @@ inline __attribute__((always_inline)) void philox(Words c, uint32_t k0, uint32_t
         }
 }
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#ifdef HAS_WIDE
+const bool IS_WIDE = __builtin_cpu_supports("avx512f");
+
 // The same where 16 lanes are one word. Compilers take products of 64 bits, which cost half as much again as these.
 __attribute__((target("avx512f"))) void philox_wide(Words c, uint32_t k0, uint32_t k1) {
     constexpr int WIDTH = 16, AT_ONCE = 2, ODD = 0xAAAA;  // two words, whose long chains overlap
@@ -72,10 +79,6 @@ __attribute__((target("avx512f"))) void philox_wide(Words c, uint32_t k0, uint32
             for (int k = 0; k < 4; ++k) _mm512_storeu_si512(c[k] + start + j * WIDTH, w[j][k]);
     }
 }
-const bool IS_WIDE = __builtin_cpu_supports("avx512f");
-#else
-void philox_wide(Words, uint32_t, uint32_t) {}
-const bool IS_WIDE = false;
 #endif
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -123,8 +126,11 @@ WIDEST static void normals(uint64_t seed, uint32_t stream, uint64_t sample, int6
     uint32_t c[4][LANES];
     for (int i = 0; i < LANES; ++i)
         c[0][i] = uint32_t(from + i), c[1][i] = stream, c[2][i] = uint32_t(sample), c[3][i] = uint32_t(sample >> 32);
+#ifdef HAS_WIDE
     if (IS_WIDE) philox_wide(c, uint32_t(seed), uint32_t(seed >> 32));
-    else philox(c, uint32_t(seed), uint32_t(seed >> 32));
+    else
+#endif
+        philox(c, uint32_t(seed), uint32_t(seed >> 32));
     float z[4][LANES];
     for (int i = 0; i < LANES; ++i) {
         const float first = __builtin_sqrtf(-2.0f * log_of(unit(c[0][i])));
