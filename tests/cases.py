@@ -1,13 +1,17 @@
-"""What several test files share: all families, random schedules, what an error must say, last places."""
+"""What several test files share: all families, random schedules, what an error must say, last places,
+a denoiser that knows."""
+
+from dataclasses import dataclass
 
 import pytest
 import torch
 from hypothesis import strategies as st
 
-from alphabar import NoiseSchedule
+from alphabar import Denoiser, Estimate, NoiseSchedule
 from alphabar.errors import AlphabarError
 
 FAMILIES = ("linear", "scaled_linear", "cosine", "sigmoid", "laplace", "exponential")
+COSINE = NoiseSchedule.cosine()
 LOW_PRECISION = (torch.float32, torch.float16, torch.bfloat16)
 VIEWED_AS = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
 
@@ -60,3 +64,34 @@ def unit_in_the_last_place(exact: torch.Tensor, dtype: torch.dtype) -> torch.Ten
     """The distance of neighbouring numbers of ``dtype`` around float64 numbers."""
     info = torch.finfo(dtype)
     return torch.maximum(2 ** exact.abs().log2().floor(), torch.tensor(info.tiny)) * info.eps
+
+
+@dataclass(frozen=True)
+class Known:
+    """A denoiser whose answer is known."""
+
+    x_0: torch.Tensor
+    schedule: NoiseSchedule = COSINE
+
+    def __call__(self, x_t, t):
+        return Estimate(self.x_0, None)
+
+
+class Network(torch.nn.Module):
+    """Small, smooth, and the same at every call: two convolutions with fixed random weights."""
+
+    def __init__(self, channels=3, learns_variance=False):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.first = torch.nn.Conv2d(channels, 8, 3, padding=1)
+            self.last = torch.nn.Conv2d(8, channels * (1 + learns_variance), 3, padding=1)
+        self.asked = []
+
+    def forward(self, x_t, t):
+        self.asked.append(t.tolist())
+        return self.last(torch.tanh(self.first(x_t) + (t / 300).sin().to(x_t)[:, None, None, None]))
+
+
+def denoiser(prediction="v_prediction", schedule=COSINE, **more):
+    return Denoiser(Network(**more), schedule, prediction)
