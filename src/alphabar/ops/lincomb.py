@@ -109,9 +109,10 @@ def at_once(
         out: where to write, of that shape and dtype.
         dtype: of the result, if that matters.
     """
-    if is_traced() or not isinstance(tensors[0], Tensor) or dtype not in (None, tensors[0].dtype):
+    like = tensors[0]
+    if is_traced() or not isinstance(like, Tensor) or not like.is_cpu or dtype not in (None, like.dtype):
         return None
-    result = torch.empty_like(tensors[0]) if out is None else out
+    result = torch.empty_like(like) if out is None else out
     if not native.at_once(coefficients, at, tensors, result, noise):
         return None
     if out is not None:
