@@ -28,6 +28,7 @@ PAIRS = {
 BAD = {
     "t negative": ((X, X, -1), TimestepError, "t = -1", "0 … 999"),
     "t of T": ((X, X, 1000), TimestepError, "t = 1000", "0 … 999"),
+    "t beyond 64 bits": ((X, X, 2**70), TimestepError, "t = 1180591620717411303424", "0 … 999"),
     "one t of T": ((X, X, torch.tensor([0, 1000])), TimestepError, "t = 1000", "T = 1000"),
     "one t negative": ((X, X, torch.tensor([0, -7])), TimestepError, "t = -7", "0 … 999"),
     "t of 2.5": ((X, X, 2.5), TimestepError, "t is 2.5", "integer"),

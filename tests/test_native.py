@@ -264,6 +264,7 @@ def test_coefficients_are_looked_up_for_each_token():
 X = normals(*SHAPE)
 NOT_AT_ONCE = {
     "t too large": {"at": 10},
+    "t far too large": {"at": 2**70},
     "t below 0": {"at": torch.tensor([0, -1, 0])},
     "another batch": {"at": torch.tensor([0, 1])},
     "as many axes as the data": {"at": torch.zeros(SHAPE, dtype=torch.int64)},

@@ -88,7 +88,8 @@ bool look_up(Sum& sum, PyObject* table, PyObject* at, PyObject* shape) {
     }
     if (lead != 1) return false;
     if (PyLong_CheckExact(at)) {
-        sum.one = PyLong_AsLongLong(at), sum.at = &sum.one;
+        int beyond;
+        sum.one = PyLong_AsLongLongAndOverflow(at, &beyond), sum.at = &sum.one;  // −1 if it is beyond
     } else {
         if (plain_dtype(at) != INT64 || !is_contiguous(at, false)) return false;
         Held axes(PyObject_GetAttr(at, shape_name));
