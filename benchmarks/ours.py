@@ -28,13 +28,13 @@ def middle_row(sampler: Sampler, schedule: NoiseSchedule) -> Row:
 
 
 def step(row: Row, schedule: NoiseSchedule, x_t: Tensor, output: Tensor) -> Callable[[], Tensor]:
-    """Return what our loop does between two evaluations of the network: from its output to x_s."""
-    past = [torch.randn_like(x_t) for _ in row.history[1:]]
+    """Return what our loop does between two evaluations of the network: from its output to x_s, in place."""
+    past, out = [torch.randn_like(x_t) for _ in row.history[1:]], torch.empty_like(x_t)
 
     def one() -> Tensor:
         x_0 = to_x_0(schedule, "epsilon", x_t, output, row.t)
         z = noise.address(x_t.shape, seed=0, stream=1) if row.is_random else None
-        x_s = row.advance(x_t, (x_0, *past), z)
+        x_s = row.advance(x_t, (x_0, *past), z, out=out)
         row.kept(x_t, x_0)
         return x_s
 

@@ -20,8 +20,9 @@ from benchmarks.measure import Case, Result, Settings, measure
 TITLE = "Steps"
 ABOUT = (
     "From the network's output to the next state: x̂_0, fresh noise where the sampler wants some (ours by "
-    "address, theirs from torch's stream), and the sum. 50 steps on the linear schedule, ε-prediction, no "
-    "clipping. The floor is one `torch.add` into a given output. The last lines compare our own samplers "
+    "address, theirs from torch's stream), and the sum. Ours writes it into a tensor that is there, as "
+    "`sample` does and theirs cannot. 50 steps on the linear schedule, ε-prediction, no clipping. The floor "
+    "is one `torch.add` into a given output. The last lines compare our own samplers "
     "with one another: those whose rows add up as many tensors cost the same, whatever their names; the "
     "ratio there is that of the fastest to the slowest."
 )

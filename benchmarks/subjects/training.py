@@ -19,7 +19,8 @@ TITLE = "Training throughput"
 ABOUT = (
     "One update at batch 64 of the same `UNet2DModel`: `alphabar.train`, and the loop of diffusers' "
     "unconditional example with its defaults. *diffusers, bf16* is that loop with `--mixed_precision "
-    "bf16`, which one has to know of; ours takes bfloat16 by itself where the processor multiplies in it. "
+    "bf16`, which one has to know of; ours takes bfloat16 by itself where the processor multiplies in it, "
+    "and then writes attention out, since torch's fused one is slow backwards. "
     "The floor is forward and backward pass alone, in float32."
 )
 BATCH = 64
