@@ -10,7 +10,7 @@ half the log-SNR; everything is float64 and can be differentiated.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ class Problems:
     multiplicity: Tensor  # (M, 1, R)
     dimensions: Tensor  # (M,)
     start: Tensor  # (M, B, R)
+    waves: Tensor  # (M, R + 2, F): frequencies in x and in λ, phases
+    pushes: Tensor  # (M, F, R)
 
     def denoise(self, x: Tensor, level: Tensor) -> Tensor:
         """Return E[x_0 | x_t], (M, B, R)."""
@@ -42,7 +44,12 @@ class Problems:
         log_share = constant[:, None] - torch.bmm(x.square(), (1 / power).transpose(1, 2)) / 2
         share = (log_share + signal * torch.bmm(x, means.transpose(1, 2))).softmax(-1)
         pull = signal * self.powers / power
-        return torch.bmm(share, self.means * (1 - signal * pull)) + torch.bmm(share, pull) * x
+        exact = torch.bmm(share, self.means * (1 - signal * pull)) + torch.bmm(share, pull) * x
+        if not self.waves.shape[-1]:
+            return exact
+        R = x.shape[-1]
+        at = torch.bmm(x, self.waves[:, :R]) + level * self.waves[:, None, R] + self.waves[:, None, R + 1]
+        return exact + of_noise.sqrt() * torch.bmm(at.cos(), self.pushes)
 
 
 def gaussian(x: Tensor, level: Tensor) -> Tensor:
@@ -53,7 +60,7 @@ def gaussian(x: Tensor, level: Tensor) -> Tensor:
 
 def joined(*parts: Problems) -> Problems:
     """All of them, as one."""
-    fields = ("means", "log_weights", "powers", "multiplicity", "dimensions", "start")
+    fields = ("means", "log_weights", "powers", "multiplicity", "dimensions", "start", "waves", "pushes")
     return Problems(*(torch.cat([getattr(part, field) for part in parts]) for field in fields))
 
 
@@ -140,6 +147,17 @@ def clusters_of_clusters(seed: int, count: int, starts: int) -> Problems:
     return made
 
 
+def roughened(problems: Problems, seed: int, by: tuple[float, float], waves: int = 8) -> Problems:
+    """The same with errors like those of a network, σ times a sum of waves in x and λ, of sizes ``by``."""
+    draw, (M, _, R) = torch.Generator().manual_seed(seed), problems.start.shape
+    size = by[0] * (by[1] / by[0]) ** _u(draw, M, 1, 1)
+    along = _n(draw, M, R, waves) / R**0.5
+    over = _n(draw, M, 1, waves)
+    phase = 2 * math.pi * _u(draw, M, 1, waves)
+    pushes = size * (2 / waves) ** 0.5 * _n(draw, M, waves, R) * (problems.multiplicity > 0)
+    return replace(problems, waves=torch.cat([along, over, phase], 1), pushes=pushes)
+
+
 def _empty(count: int, starts: int) -> Problems:
     shape = (count, COMPONENTS, COORDINATES)
     return Problems(
@@ -149,6 +167,8 @@ def _empty(count: int, starts: int) -> Problems:
         torch.ones(count, 1, COORDINATES, dtype=torch.float64),
         torch.full((count,), float(COORDINATES), dtype=torch.float64),
         torch.zeros(count, starts, COORDINATES, dtype=torch.float64),
+        torch.zeros(count, COORDINATES + 2, 0, dtype=torch.float64),
+        torch.zeros(count, 0, COORDINATES, dtype=torch.float64),
     )
 
 

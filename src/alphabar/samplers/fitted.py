@@ -2,10 +2,10 @@
 
     x_s = σ_s/σ_t · x_t + b_0 · x̂_0 + √ᾱ_s Σ_k w_k · x̂_0⁽ᵏ⁾,     b_0 + √ᾱ_s Σ_k w_k = √ᾱ_s − σ_s/σ_t √ᾱ_t
 
-The rows are those of DPM-Solver++ in multistep form, of order 3 (``steps.py``); where it stops and how it
-shares b among three estimates is fitted, for each number of evaluations, on Gaussian data and mixtures. What
-ties the b together is kept, so that a row is exact while x̂_0 does not change. ``research/fit.py`` writes the
-numbers, ``docs/fitted.md`` says where they win and where they lose.
+The rows are those of DPM-Solver++ in multistep form, of order 3, here and there of 4 (``steps.py``); where it
+stops and how it shares b among its estimates is fitted, for each number of evaluations, on Gaussian data and
+mixtures. What ties the b together is kept, so that a row is exact while x̂_0 does not change.
+``research/fit.py`` writes the numbers, ``docs/fitted.md`` says where they win and where they lose.
 """
 
 from __future__ import annotations
