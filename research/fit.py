@@ -62,7 +62,7 @@ SETTINGS: dict[str, Any] = {
             ],
         },
         "twenty": {
-            "schedules": ["linear"],
+            "schedules": ["linear", "cosine"],
             "first": [20],
             "estimates": 4,
             "regularisation": 0.06,

@@ -2,7 +2,7 @@
 
 python research/judge.py gaussian mixtures                   (minutes, one thread)
 python research/judge.py mixtures:sigmoid                    (on another schedule than linear and cosine)
-python research/judge.py network:RUN/digits:256              (a folder that ``alphabar train`` wrote)
+python research/judge.py network:RUN/digits:256:500          (a folder that ``alphabar train`` wrote)
 
 Mixtures: held-out seeds and settings. Nothing here is read by ``fit.py``. A peer is asked at the t it rounds
 to and at the noise level it means, and the better of the two counts; its settings are in the name.
@@ -59,7 +59,7 @@ DIMENSIONS = (2, 5, 8, 16, 32, 64)
 HELD_OUT = [(0.04, 3, 0.5), (0.1, 20, 1.0), (0.25, 8, 0.5), (0.6, 5, 1.0)]
 """Width, components, spread of the means."""
 HAND = "hand-made "
-SEED, STARTS = 910_000, 200
+SEEDS, STARTS = range(910_000, 1_010_000, 10_000), 200  # a few starts decide the rms: so there are many
 Answer = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -139,8 +139,8 @@ def finite(value: float) -> float:
 
 def held_out(dimensions: int) -> Iterator[tuple[GaussianMixture, Tensor]]:
     """Mixtures that no fit has seen: tight and broad, of few and many components, near each other and far."""
-    for i, (width, components, spread) in enumerate(HELD_OUT):
-        draw = torch.Generator().manual_seed(SEED + 100 * dimensions + i)
+    for seed, (i, (width, components, spread)) in itertools.product(SEEDS, enumerate(HELD_OUT)):
+        draw = torch.Generator().manual_seed(seed + 100 * dimensions + i)
         means = spread * torch.randn(components, dimensions, generator=draw, dtype=torch.float64)
         widths = width * (0.7 + 0.6 * torch.rand(components, generator=draw, dtype=torch.float64))
         weights = 0.3 + torch.rand(components, generator=draw, dtype=torch.float64)
@@ -157,8 +157,9 @@ def mixtures(*names: str) -> Iterator[dict[str, Any]]:
                 for key, distance in distances(FAMILIES[name](1000), mixture, start):
                     away.setdefault(key, []).append(distance / math.sqrt(dimensions))
         for n, part in itertools.product(EVALUATIONS, (*DIMENSIONS, "all")):
-            first = 0 if part == "all" else len(HELD_OUT) * DIMENSIONS.index(part)
-            last = None if part == "all" else first + len(HELD_OUT)
+            many = len(SEEDS) * len(HELD_OUT)
+            first = 0 if part == "all" else many * DIMENSIONS.index(part)
+            last = None if part == "all" else first + many
             found = {key: torch.stack(each[first:last]) for (m, key), each in away.items() if m == n}
             yield {"schedule": name, "evaluations": n, "dimensions": part, **compared(found)}
 
@@ -218,13 +219,13 @@ def hand_made(n: int) -> dict[str, Sampler]:
 
 
 @torch.no_grad()
-def network(folder: str, samples: str) -> Iterator[dict[str, Any]]:
-    """Distance to a 100-step Heun run (199 evaluations) of a trained network from the same noise."""
+def network(folder: str, samples: str, steps: str = "100") -> Iterator[dict[str, Any]]:
+    """Distance to a Heun run of so many steps, twice as many evaluations, from the same noise."""
     trained, count = checkpoint.load(folder), int(samples)
     denoiser = trained.denoiser(trained.labels(count))
     shape = (count, *trained.shape)
     start = torch.randn(shape, generator=torch.Generator().manual_seed(77))
-    true = sample(denoiser, shape, Heun(100, spacing="log_snr"), x_t=start, progress=False)
+    true = sample(denoiser, shape, Heun(int(steps), spacing="log_snr"), x_t=start, progress=False)
     for n in (6, 8, 9, 10, 12, 15, 20, 30):
         samplers = {"Fitted": Fitted(n), **{HAND + key: each for key, each in hand_made(n).items()}}
         away = {
