@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -99,6 +100,23 @@ def test_guidance_of_1_changes_nothing_and_more_changes_the_pictures(run, tmp_pa
     assert pictures("--label", "3", "--guidance", "1") == plain
     # After two steps of training a label hardly counts: it takes a lot of guidance to see.
     assert pictures("--label", "3", "--guidance", "1e6") != plain
+
+
+def test_a_compiled_network_draws_the_same_pictures(run, tmp_path, monkeypatch):
+    asked = []
+    compiled = partial(torch.compile, backend="eager")  # neither minutes nor a compiler
+
+    def compile(network, mode):
+        asked.append(mode)
+        return compiled(network)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    for name, more in (("plain", []), ("compiled", ["--compile"])):
+        arguments = ["--num", "2", "--steps", "2", "--label", "3", "--out", str(tmp_path / name)]
+        assert main(["sample", str(run), *arguments, *more]) == 0
+    assert asked == ["reduce-overhead"]
+    plain, graph = ((tmp_path / name / "grid.png").read_bytes() for name in ("plain", "compiled"))
+    assert plain == graph
 
 
 def test_editing_writes_the_pictures_side_by_side(run, tmp_path, capsys):
