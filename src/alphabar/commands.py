@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,7 +79,7 @@ class _FromRun:
 
     def _loaded(self) -> Checkpoint:
         loaded = checkpoint.load(self.run)
-        network = loaded.network.to(_device())
+        network: Any = loaded.network.to(_device())
         if self.compile:
             # A graph writes its answer over the last one, which the loop has read by then.
             network = torch.compile(network, mode="reduce-overhead")
