@@ -11,7 +11,6 @@ from alphabar import DDIM, DDPM, Clipped, Denoiser, NoiseSchedule, iter_sample, 
 from alphabar.editing import resampled
 from alphabar.errors import NoAnswerError
 from alphabar.guidance import ClassifierFree, DynamicThreshold
-from alphabar.ops import registered
 from alphabar.samplers import DEIS, LMS, PNDM, DPMSolver, Euler, EulerAncestral, Heun, UniPC
 
 COSINE = NoiseSchedule.cosine()
@@ -116,8 +115,10 @@ def test_a_sum_is_one_node_that_runs_what_the_plain_call_runs(address):
 def test_the_operators_are_what_torch_asks_of_operators():
     tensors = [normals(3, 5, seed=seed, dtype=torch.float32).requires_grad_() for seed in (0, 1)]
     for coefficients, address in (([0.5, 2.0], None), ([0.5, 2.0, 0.1], [-1, 3, 5])):
-        torch.library.opcheck(registered.lincomb, (tensors, coefficients, torch.float32, address))
-    torch.library.opcheck(registered.normal, (torch.empty(3, 5), [-1, 3, 5]))
+        torch.library.opcheck(
+            torch.ops.alphabar.lincomb.default, (tensors, coefficients, torch.float32, address)
+        )
+    torch.library.opcheck(torch.ops.alphabar.normal.default, (torch.empty(3, 5), [-1, 3, 5]))
 
 
 def test_guidance_differentiates_through_a_compiled_sum():

@@ -5,20 +5,24 @@ arithmetic leaves an error of many units in the last place of the small result. 
 rounding that remains is the last one. On the CPU a kernel does this in one pass, where it was built; in plain
 torch the tensors are taken in blocks of rows that stay in the cache, so the wide intermediates never
 travel to memory.
+
+``torch.compile`` makes a sum one node of its graph where the coefficients are numbers, so that a chain of
+many steps compiles soon; of other sums the reference is traced.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from alphabar.errors import ConfigError
-from alphabar.ops import native, registered
+from alphabar.ops import native
 from alphabar.ops.backends import backend, is_traced
-from alphabar.ops.native import Address
+from alphabar.ops.native import Address, signed, unsigned
 from alphabar.ops.philox import normal
 
 __all__ = ["at_once", "lincomb", "work_dtype"]
@@ -63,8 +67,8 @@ def lincomb(
     if torch.compiler.is_compiling():
         plain = out is None and not torch._C._are_functorch_transforms_active()
         if plain and not isinstance(coefficients, Tensor) and all(map(_is_number, coefficients)):
-            numbers, address = list(coefficients), noise and registered.signed(noise)
-            total: Tensor = registered.lincomb(list(tensors), numbers, dtype or tensors[0].dtype, address)
+            numbers, address = list(coefficients), noise and signed(noise)
+            total: Tensor = _operator(list(tensors), numbers, dtype or tensors[0].dtype, address)
             return total
     elif out is not None:
         increment_version(out)  # what autograd kept of it must not be used
@@ -118,6 +122,34 @@ def at_once(
     if out is not None:
         increment_version(out)
     return result
+
+
+@torch.library.custom_op("alphabar::lincomb", mutates_args=())
+def _operator(
+    tensors: list[Tensor], coefficients: list[float], dtype: torch.dtype, address: list[int] | None
+) -> Tensor:
+    """What a compiled graph calls: one node that runs the kernels."""
+    noise = None if address is None else unsigned(address)
+    return lincomb(tuple(coefficients), tuple(tensors), noise=noise, dtype=dtype)
+
+
+@_operator.register_fake
+def _(tensors: list[Tensor], coefficients: list[float], dtype: torch.dtype, address: Any) -> Tensor:
+    return torch.empty_like(tensors[0], dtype=dtype)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    tensors, ctx.coefficients, *_ = inputs
+    ctx.dtypes = [tensor.dtype for tensor in tensors]
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    """A sum hands its gradient on to each tensor, times the coefficient."""
+    pairs = zip(ctx.coefficients, ctx.dtypes, strict=False)  # the noise's coefficient is left over
+    return [(c * gradient).to(dtype) for c, dtype in pairs], None, None, None
+
+
+_operator.register_autograd(_backward, setup_context=_keep)
 
 
 def work_dtype(device: torch.device) -> torch.dtype:

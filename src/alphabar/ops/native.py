@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["LIBRARY", "REASON", "Address", "at_once", "by_rows", "lincomb", "normal"]
+__all__ = ["LIBRARY", "REASON", "Address", "at_once", "by_rows", "lincomb", "normal", "signed", "unsigned"]
 
 VERSION = 4
 Coefficient = float | Tensor
@@ -27,6 +27,18 @@ class Address(NamedTuple):
     seed: int
     stream: int
     first: int = 0
+
+
+def signed(address: Address) -> list[int]:
+    """Return an address as torch's operators take it: their integers are signed."""
+    seed, stream, first = address
+    return [seed - 2**64 if seed >= 2**63 else seed, stream, first]
+
+
+def unsigned(numbers: Sequence[int]) -> Address:
+    """Return the address that :func:`signed` made these numbers of."""
+    seed, stream, first = numbers
+    return Address(seed % 2**64, stream, first)
 
 
 def _load() -> tuple[ModuleType | None, str]:
