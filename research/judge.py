@@ -156,8 +156,8 @@ def mixtures(*names: str) -> Iterator[dict[str, Any]]:
             for mixture, start in held_out(dimensions):
                 for key, distance in distances(FAMILIES[name](1000), mixture, start):
                     away.setdefault(key, []).append(distance / math.sqrt(dimensions))
+        many = len(SEEDS) * len(HELD_OUT)
         for n, part in itertools.product(EVALUATIONS, (*DIMENSIONS, "all")):
-            many = len(SEEDS) * len(HELD_OUT)
             first = 0 if part == "all" else many * DIMENSIONS.index(part)
             last = None if part == "all" else first + many
             found = {key: torch.stack(each[first:last]) for (m, key), each in away.items() if m == n}

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from alphabar.ops.native import Address, Coefficient, leading, table_of, without_zeros
+from alphabar.ops.native import Address, Coefficient, leading, signed, table_of, without_zeros
 
 __all__ = ["by_rows", "lincomb", "normal"]
 
@@ -191,12 +191,11 @@ def _launch(table: Tensor, rows: int, tensors: Sequence[Tensor], out: Tensor, no
     if not out.numel():
         return True
     columns = out.numel() // rows
-    seed, stream, first = noise or (0, 0, 0)
+    seed, stream, first = signed(noise or Address(0, 0))  # Triton reads the sixty-four bits either way
     table = table.to(out.device).contiguous()
     data = [*tensors, *[out] * (MOST - len(tensors))]
     pieces = triton.cdiv(columns, 4 * BLOCK)
     stride = table.shape[1] if len(table) > 1 else 0
-    signed = seed - 2**64 if seed >= 2**63 else seed  # Triton reads the sixty-four bits either way
     _kernel[(rows * pieces,)](
         out,
         *data,
@@ -204,7 +203,7 @@ def _launch(table: Tensor, rows: int, tensors: Sequence[Tensor], out: Tensor, no
         stride,
         columns,
         pieces,
-        signed,
+        seed,
         stream,
         first,
         len(tensors),

@@ -13,6 +13,7 @@ many steps compiles soon; of other sums the reference is traced.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import inf
 from typing import Any
 
 import torch
@@ -114,10 +115,12 @@ def at_once(
         dtype: of the result, if that matters.
     """
     like = tensors[0]
-    if is_traced() or not isinstance(like, Tensor) or not like.is_cpu or dtype not in (None, like.dtype):
+    if native.LIBRARY is None or is_traced() or not isinstance(like, Tensor) or not like.is_cpu:
+        return None
+    if dtype not in (None, like.dtype):
         return None
     result = torch.empty_like(like) if out is None else out
-    if not native.at_once(coefficients, at, tensors, result, noise):
+    if not native.LIBRARY.lincomb(coefficients, at, tensors, result, noise, inf):
         return None
     if out is not None:
         increment_version(out)

@@ -31,19 +31,14 @@ int place_of(PyObject* dtype) {
     return -1;
 }
 
-bool is_true(PyObject* made) {  // takes the reference
+bool is(PyObject* made, PyObject* expected) {  // takes the reference
     Held held(made);
-    return held && held == Py_True;
-}
-
-bool is_false(PyObject* made) {
-    Held held(made);
-    return held && held == Py_False;
+    return held && held == expected;
 }
 
 bool is_contiguous(PyObject* tensor, bool last) {
     PyObject* arguments[] = {tensor, channels_last};
-    return is_true(PyObject_VectorcallMethod(is_contiguous_name, arguments, 1, last ? format_names : nullptr));
+    return is(PyObject_VectorcallMethod(is_contiguous_name, arguments, 1, last ? format_names : nullptr), Py_True);
 }
 
 void* address(PyObject* tensor) {
@@ -55,7 +50,7 @@ void* address(PyObject* tensor) {
 int plain_dtype(PyObject* tensor) {
     PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(tensor));
     if (type != tensor_types[0] && type != tensor_types[1]) return -1;
-    if (!is_true(PyObject_GetAttr(tensor, is_cpu_name))) return -1;
+    if (!is(PyObject_GetAttr(tensor, is_cpu_name), Py_True)) return -1;
     Held dtype(PyObject_GetAttr(tensor, dtype_name));
     return dtype ? place_of(dtype) : -1;
 }
@@ -106,7 +101,7 @@ bool look_up(Sum& sum, PyObject* table, PyObject* at, PyObject* shape) {
 }
 
 // Fill in where the data are; false where they do not lie alike and densely.
-bool find(Sum& sum, PyObject* tensors, const int* places, PyObject* out, PyObject* shape) {
+bool find(Sum& sum, PyObject* tensors, const int* places, PyObject* out, int to, PyObject* shape) {
     const bool last = !is_contiguous(out, false);
     if (last && (sum.rows > 1 || sum.noise || !is_contiguous(out, true))) return false;
     int in = -1;
@@ -114,7 +109,7 @@ bool find(Sum& sum, PyObject* tensors, const int* places, PyObject* out, PyObjec
         PyObject* tensor = PyTuple_GET_ITEM(tensors, places[k]);
         const int dtype = plain_dtype(tensor);
         if (dtype < 0 || dtype == INT64 || (k && dtype != in) || !is_contiguous(tensor, last)) return false;
-        if (sum.at && !is_false(PyObject_GetAttr(tensor, requires_grad_name))) return false;
+        if (sum.at && !is(PyObject_GetAttr(tensor, requires_grad_name), Py_False)) return false;
         in = dtype;
         if (tensor != out) {
             Held other(PyObject_GetAttr(tensor, shape_name));
@@ -122,8 +117,7 @@ bool find(Sum& sum, PyObject* tensors, const int* places, PyObject* out, PyObjec
         }
         sum.x[k] = address(tensor);
     }
-    const int to = plain_dtype(out);
-    if (to < 0 || to == INT64 || in < 0 || (sum.at && in != to) || (sum.kind = KINDS[in][to]) < 0) return false;
+    if (to == INT64 || in < 0 || (sum.at && in != to) || (sum.kind = KINDS[in][to]) < 0) return false;
     if (sum.noise && sum.kind != FLOAT) return false;
     if (sum.limit < HUGE_VAL && sum.kind != FLOAT && sum.kind != DOUBLE) return false;
     sum.out = address(out);
@@ -144,7 +138,8 @@ PyObject* lincomb(PyObject*, PyObject* const* args, Py_ssize_t count) {
     Noise noise{};
     const int given = PyTuple_Check(tensors) ? int(PyTuple_GET_SIZE(tensors)) : MOST + 1;
     sum.limit = PyFloat_AsDouble(args[5]);
-    if (given > MOST || plain_dtype(out) < 0) Py_RETURN_FALSE;
+    const int to = plain_dtype(out);
+    if (given > MOST || to < 0) Py_RETURN_FALSE;
     Held shape(PyObject_GetAttr(out, shape_name));
     if (!shape || !PyTuple_GET_SIZE(shape.object)) Py_RETURN_FALSE;
     sum.rows = 1;
@@ -175,7 +170,7 @@ PyObject* lincomb(PyObject*, PyObject* const* args, Py_ssize_t count) {
         if (sum.shared) sum.c += *sum.at * sum.all(), sum.rows = samples;
         found = found && (!sum.noise || sum.rows == samples);
     }
-    found = found && sum.n && sum.rows && find(sum, tensors, places, out, shape);
+    found = found && sum.n && sum.rows && find(sum, tensors, places, out, to, shape);
     if (PyErr_Occurred()) return nullptr;
     if (!found) Py_RETURN_FALSE;
     Py_BEGIN_ALLOW_THREADS

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["LIBRARY", "REASON", "Address", "at_once", "by_rows", "lincomb", "normal", "signed", "unsigned"]
+__all__ = ["LIBRARY", "REASON", "Address", "by_rows", "lincomb", "normal", "signed", "unsigned"]
 
 VERSION = 4
 Coefficient = float | Tensor
@@ -76,28 +76,14 @@ def lincomb(
     if not lead:
         return lincomb([float(c) for c in coefficients], tensors, out, noise)
     coefficients, tensors = without_zeros(coefficients, tensors)
-    if lead == out.ndim > 1 or (lead > 1 and noise is not None):
-        return False  # a coefficient for each element; or noise by sample, but coefficients by token
+    if lead == out.ndim > 1:
+        return False  # a coefficient for each element
     return by_rows(table_of(coefficients, out.shape[:lead], out.device), tensors, out, noise)
 
 
 def by_rows(table: Tensor, tensors: Sequence[Tensor], out: Tensor, noise: Address | None = None) -> bool:
     """The same with a (…, n) float64 table whose rows belong to the leading dimensions of the data."""
     return LIBRARY is not None and LIBRARY.lincomb(table, None, tuple(tensors), out, noise, inf)
-
-
-def at_once(
-    coefficients: Sequence[Coefficient] | Tensor,
-    at: int | Tensor,
-    tensors: tuple[Tensor, ...],
-    out: Tensor,
-    noise: Address | None,
-) -> bool:
-    """The same with a tuple of numbers or rows of a (T, n) float64 table, when no argument has been checked.
-
-    Returns False as well for what is not alike, rows outside the table, and what requires a gradient.
-    """
-    return LIBRARY is not None and LIBRARY.lincomb(coefficients, at, tensors, out, noise, inf)
 
 
 def normal(out: Tensor, address: Address) -> bool:
