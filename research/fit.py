@@ -9,7 +9,7 @@ Free numbers: where the sampler stops in λ, half the log-SNR, and what each row
 
     (1 − r − p) log(mean distance) + r log(rms distance), averaged over the mixtures
     + p log(rms distance over all mixtures)                       all three in those of a hand-made table
-    + ½ log(Gaussian error + .3 · goal)
+    + ``gaussian_weight`` · log(Gaussian error + .3 · goal)
     + ``regularisation`` · (‖additions‖² + .1 ‖second differences of log h‖²)
 
 Distances are to a 600-step run from the same start. Each has the variance added that independent errors of
@@ -17,8 +17,7 @@ the estimates, of standard deviation ``noise`` · (6/n)^1.5 around λ = −1, wo
 in λ. Descent: L-BFGS in float64, in stages: from the best of a few starts (hand-made spacings and the two
 tables fitted before whose n is nearest), and from there on more starts, with crowded mixtures. The n that are
 not in ``first`` have a third stage: from the better of the table of n − 1, stretched, and of their neighbours
-in ``first``, stretched and averaged. What was fitted is kept in build/fits/: a run resumes. ``SETTINGS`` has
-several ways, which differ in how many estimates a row has, how rough the denoisers are, and in the stages.
+in ``first``, stretched and averaged. What was fitted is kept in build/fits/: a run resumes.
 """
 
 from __future__ import annotations
@@ -35,68 +34,15 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 import torch
-from problems import WIDTHS, Problems, fitted_on, gaussian, roughened
+from problems import WIDTHS, Problems, fitted_on, gaussian, joined, roughened
 from rows import influence, of_order, run
+from settings import GOALS, SETTINGS
 from torch import Tensor, nn
 
-from alphabar.levels import t_of_log_snr
+from alphabar import timesteps
+from alphabar.levels import levels_at, t_of_log_snr
 from alphabar.schedule import FAMILIES, NoiseSchedule
 
-SETTINGS: dict[str, Any] = {
-    "seed": 1,
-    "gaussian_weight": 0.5,
-    "share_of_steps_beyond_20": 0.4,
-    "spacings": [[4.5, 0.03], [3.5, 0.1]],
-    "ways": {
-        "smooth": {
-            "schedules": ["linear", "cosine", "scaled_linear", "sigmoid"],
-            "first": [10, 8, 7, 6, 5, 9, 12, 15, 20, 25, 30, 40, 50],
-            "estimates": 3,
-            "regularisation": 0.01,
-            "noise": 0.02,
-            "rough": None,
-            "stages": [
-                {"crowded": 0, "starts": 10, "rms": 0.4, "pooled": 0.0, "choose": 70, "steps": 400},
-                {"crowded": 18, "starts": 30, "rms": 0.2, "pooled": 0.7, "choose": 0, "steps": 300},
-                {"crowded": 18, "starts": 5, "rms": 0.2, "pooled": 0.7, "choose": 5, "steps": 100},
-            ],
-        },
-        "twenty": {
-            "schedules": ["linear", "cosine"],
-            "first": [20],
-            "estimates": 4,
-            "regularisation": 0.06,
-            "noise": 0.02,
-            "rough": [0.02, 0.25],
-            "stages": [
-                {"crowded": 0, "starts": 10, "rms": 0.4, "pooled": 0.0, "choose": 50, "steps": 60},
-                {"crowded": 18, "starts": 30, "rms": 0.2, "pooled": 0.7, "choose": 0, "steps": 250},
-            ],
-        },
-        "six": {
-            "schedules": ["cosine"],
-            "first": [6],
-            "estimates": 3,
-            "regularisation": 0.01,
-            "noise": 0.02,
-            "rough": [0.03, 0.15],
-            "stages": [
-                {"crowded": 0, "starts": 10, "rms": 0.4, "pooled": 0.0, "choose": 70, "steps": 400},
-                {"crowded": 18, "starts": 30, "rms": 0.1, "pooled": 0.9, "choose": 0, "steps": 300},
-            ],
-        },
-    },
-}
-"""Where two ways make a table the later counts. ``first``: the n that are fitted first, in that order; the
-others, 5 … 50, in a third stage if there is one. ``rough``: the least and the largest size of the waves."""
-LINEAR_GOALS = {5: 0.0069, 6: 0.0069, 10: 0.0108, 20: 0.0037, 50: 0.001}
-GOALS = {
-    "linear": LINEAR_GOALS,
-    "sigmoid": LINEAR_GOALS,
-    "scaled_linear": {5: 0.008, 10: 0.008, 20: 0.0013, 50: 0.00055},
-    "cosine": {5: 0.0143, 6: 0.0143, 10: 0.0078, 20: 0.0018, 50: 0.0027},
-}
-"""Gaussian errors at which the weight of that error fades; between them interpolated in the logarithm."""
 FOLDER = Path(__file__).parents[1] / "build/fits"
 PACKAGED = Path(__file__).parents[1] / "src/alphabar/samplers/fitted.json"
 Ends = tuple[float, float]
@@ -144,6 +90,7 @@ class Fit:
     stage: dict[str, Any]
     regularisation: float
     noise: float
+    gaussian_weight: float
     usual: tuple[Tensor, Tensor]  # mean-like and root mean square distance of the hand-made table, (M,)
 
     def squares(self, level: Tensor, w: Tensor) -> Tensor:
@@ -168,7 +115,7 @@ class Fit:
         size = (self.table.added * self.table.free).square().sum()
         size = size + 0.1 * self.table.log_h.diff().diff().square().sum()
         on_widths = (on_widths + 0.3 * self.goal).log()
-        return on_mixtures + SETTINGS["gaussian_weight"] * on_widths + self.regularisation * size
+        return on_mixtures + self.gaussian_weight * on_widths + self.regularisation * size
 
     def descend(self, steps: int) -> float:
         """Take so many steps of L-BFGS; return the loss."""
@@ -235,7 +182,7 @@ def fit_schedule(name: str, way: str, number: int) -> None:
     log_snr = FAMILIES[name](1000).log_snr
     ends = float(log_snr[-1]) / 2, float(log_snr[0]) / 2
     stage = settings["stages"][number]
-    problems = fitted_on(SETTINGS["seed"], stage["starts"], stage["crowded"])
+    problems = joined(*(fitted_on(seed, stage["starts"], stage["crowded"]) for seed in settings["seeds"]))
     if settings["rough"]:
         problems = roughened(problems, 77, settings["rough"])
     fine = torch.linspace(ends[0], 7.5, 600, dtype=torch.float64)
@@ -245,13 +192,14 @@ def fit_schedule(name: str, way: str, number: int) -> None:
     order = [n for n in range(5, 51) if n not in first] if number == 2 else first
     for n in (n for n in order if n not in done):
         began = time.monotonic()
-        starts = starts_of(first, ends, n, before, done)
+        beside = settings.get("beside")
+        starts = [moved(name, n, **beside)] if beside else starts_of(first, ends, n, before, done)
         scale = 1.0 if n <= 20 else SETTINGS["share_of_steps_beyond_20"]
         with torch.no_grad():
             hand = usual(problems, truth, ends, n)
         tables = [Table(ends, settings["estimates"], *start) for start in starts]
-        aim, firm, noise = goal(name, n), settings["regularisation"], settings["noise"]
-        fits = [Fit(problems, truth, aim, table, stage, firm, noise, hand) for table in tables]
+        weights = settings["regularisation"], settings["noise"], settings["gaussian_weight"]
+        fits = [Fit(problems, truth, goal(name, n), table, stage, *weights, hand) for table in tables]
         losses = [fit.descend(int(scale * stage["choose"])) if len(fits) > 1 else 0.0 for fit in fits]
         best = fits[losses.index(min(losses))]
         loss = best.descend(int(scale * stage["steps"]))
@@ -261,18 +209,35 @@ def fit_schedule(name: str, way: str, number: int) -> None:
         print(f"{name} {way} {n}: loss {loss:.4f}, {time.monotonic() - began:.0f} s", flush=True)
 
 
+def moved(name: str, n: int, way: str, trailing: float) -> Start:
+    """The table of another way, moved towards one without additions whose spacing is ``trailing``."""
+    level, added = last(name, way)[n]
+    schedule = FAMILIES[name](1000)
+    even = [each.half_log_snr for each in levels_at(schedule, timesteps.trailing(schedule, n))]
+    return mean_of((level, added), (level.new_tensor(even), torch.zeros_like(added)), trailing)
+
+
 def between(done: Fits, first: Sequence[int], n: int) -> Start:
     """The tables of the next smaller and the next larger n in ``first``, stretched to n and averaged."""
     low, high = max(k for k in first if k < n), min(k for k in first if k > n)
     share = math.log(n / low) / math.log(high / low)
-    a, b = stretched(done[low], n), stretched(done[high], n)
-    return (1 - share) * a[0] + share * b[0], (1 - share) * a[1] + share * b[1]
+    return mean_of(stretched(done[low], n), stretched(done[high], n), share)
+
+
+def mean_of(one: Start, other: Start, share: float) -> Start:
+    """Return the mean of two tables, the other counting for ``share``."""
+    return (1 - share) * one[0] + share * other[0], (1 - share) * one[1] + share * other[1]
 
 
 def kept(name: str, way: str, number: int) -> Fits:
     """What was fitted in a stage so far."""
     file = FOLDER / f"{name}-{way}-{number}.pt"
     return torch.load(file) if file.exists() else {}
+
+
+def last(name: str, way: str) -> Fits:
+    """What was fitted in the stages of a way: of each n the last."""
+    return {n: fit for number in range(3) for n, fit in kept(name, way, number).items()}
 
 
 def starts_of(first: Sequence[int], ends: Ends, n: int, before: Fits, done: Fits) -> list[Any]:
@@ -304,7 +269,10 @@ def write() -> None:
     tables: dict[str, dict[int, Any]] = {}
     for way, settings in SETTINGS["ways"].items():
         for name in settings["schedules"]:
-            done = {n: fit for i in range(3) for n, fit in kept(name, way, i).items()}
+            done = last(name, way)
+            if "beside" in settings:
+                other = last(name, settings["beside"]["way"])
+                done = {n: mean_of(other[n], fit, settings["share"]) for n, fit in done.items()}
             made = {n: numbers(FAMILIES[name](1000), settings["estimates"], done[n]) for n in done}
             if made:
                 tables.setdefault(name, {}).update(made)

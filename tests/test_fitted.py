@@ -143,7 +143,7 @@ def test_a_schedule_without_a_table_is_named_with_those_that_have_one_and_anothe
 
 def test_the_file_says_how_it_was_made_and_stays_small():
     text = FILE.read_text(encoding="utf-8")
-    script = Path(__file__).parents[1] / "research" / "fit.py"
+    script = Path(__file__).parents[1] / "research" / "settings.py"
     written = json.loads(text)["settings"]
     (settings,) = [
         ast.literal_eval(node.value)
