@@ -236,6 +236,30 @@ def test_what_is_not_finite_stays_so_in_every_precision(dtype, count, reference)
         torch.testing.assert_close(ops.lincomb(coefficients, (x, x)), expected, equal_nan=True)
 
 
+@pytest.mark.parametrize(("dtype", "digits", "least"), [(torch.bfloat16, 8, -133), (torch.float16, 11, -24)])
+def test_sums_of_any_two_halves_err_by_half_a_unit(dtype, digits, least, reference):
+    x = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+    y = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
+    for a, b in ((0.6, 0.81), (1 / 3, -1.0), (1.0, 2**-20)):
+        found, expected = ops.lincomb((a, b), (x, y)), reference(ops.lincomb, (a, b), (x, y))
+        finite = expected.isfinite()
+        assert torch.equal(found[~finite].nan_to_num(7), expected[~finite].nan_to_num(7))
+        exact = (a * x.double() + b * y.double())[finite]
+        unit = 2.0 ** (exact.frexp()[1] - digits).clamp(least)
+        off = (found[finite] - exact) / unit
+        assert off.abs().max() <= 0.5 + 2**-10  # a float has 13 digits more than a float16
+
+
+def test_an_element_does_not_depend_on_its_neighbours():
+    x = normals(5000, dtype=torch.float32)
+    y = torch.where(torch.arange(5000) % 97 == 0, x, x.flip(0))  # every 97th cancels, and no other
+    x[1234] = float("inf")
+    whole = ops.lincomb((0.7, -0.7 * (1 - 2**-20)), (x, y))
+    for start, stop in ((0, 1), (1, 3), (97, 98), (60, 500), (1234, 1235), (1235, 4999)):
+        part = ops.lincomb((0.7, -0.7 * (1 - 2**-20)), (x[start:stop].clone(), y[start:stop].clone()))
+        assert torch.equal(part, whole[start:stop])
+
+
 TABLE = normals(10, 3)
 
 

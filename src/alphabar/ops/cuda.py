@@ -4,7 +4,7 @@
     z = Box–Muller(Philox4x32-10(key = seed; counter = block, stream, sample))
 
 One kernel does sums, sums with noise and noise alone. A program takes a piece of one row, in blocks of four
-elements, as Philox makes them. Logarithm and cosine are the polynomials of ``kernels.h``, since the device's
+elements, as Philox makes them. Logarithm and cosine are the polynomials of ``normals.h``, since the device's
 own are approximations; products and sums may be contracted here, so normals differ by units of rounding.
 Loaded when the first tensor on a GPU asks for it.
 """

@@ -17,7 +17,7 @@ namespace {
 constexpr int64_t PARALLEL_FROM = 1 << 15, NORMALS_PARALLEL_FROM = 1 << 13;
 constexpr int64_t STREAM_FROM = 1 << 25;  // bytes, more than a cache holds: then the result goes past it
 constexpr int MOST = 6;                   // tensors in one sum
-constexpr int64_t BLOCK = 1 << 10;        // elements that are checked together for cancellation
+constexpr int BLOCK = 256;                // elements that are checked together for cancellation
 
 // The half types by their bits: what compilers make of them is a call for each number where they know them at all.
 
@@ -89,42 +89,54 @@ struct Split {
     }
 };
 
-inline float sum_of(const Split& a, float x, const Split& b, float y) {
-    return __builtin_fmaf(a.head, x, b.head * y) + __builtin_fmaf(a.rest, x, b.rest * y);
-}
-
-#ifdef HAS_WIDE
-// Sixteen at a time by the processor's own conversions; returns where fewer are left.
-__attribute__((target("avx512f"))) int64_t combine_sixteens(
-    int64_t from, int64_t to, const float16* x, const float16* y, const Split& a, const Split& b, float16* out) {
-    const __m512 a_head = _mm512_set1_ps(a.head), a_rest = _mm512_set1_ps(a.rest);
-    const __m512 b_head = _mm512_set1_ps(b.head), b_rest = _mm512_set1_ps(b.rest);
-    for (; from + 16 <= to; from += 16) {
-        const __m512 p = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + from)));
-        const __m512 q = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(y + from)));
-        const __m512 sum = _mm512_fmadd_ps(a_head, p, _mm512_mul_ps(b_head, q));
-        const __m512 total = _mm512_add_ps(sum, _mm512_fmadd_ps(a_rest, p, _mm512_mul_ps(b_rest, q)));
-        const __m256i nearest = _mm512_cvtps_ph(total, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + from), nearest);
+// Two tensors of a half type.
+struct Halves {
+    Split a, b;
+    explicit Halves(const double* c) : a(c[0]), b(c[1]) {}
+    float sum(float x, float y) const {
+        return __builtin_fmaf(a.head, x, b.head * y) + __builtin_fmaf(a.rest, x, b.rest * y);
     }
-    return from;
-}
-#endif
+};
 
-inline __attribute__((always_inline)) void combine_halves(
-    int64_t from, int64_t to, const float16* x, const float16* y, const double* c, float16* out) {
-    const Split a(c[0]), b(c[1]);
-#ifdef HAS_WIDE
-    if (IS_WIDE) from = combine_sixteens(from, to, x, y, a, b, out);
-#endif
+// Two tensors of float, in float for the same reason: what rounding takes from the first product, and what is left of the
+// coefficients behind 24 bits, is added at the end. So sum and result each err by half a unit in the last place.
+// Where the two terms cancel to 2⁻¹⁴ the end is no longer small beside the sum, and that element goes the wide way.
+struct Floats {
+    double a, b;
+    float a_near = float(a), a_rest = float(a - a_near), b_near = float(b), b_rest = float(b - b_near);
+    explicit Floats(const double* c) : a(c[0]), b(c[1]) {}
+
+    // The sum, and in the highest bit of the other whether it is to go the wide way: the sign of a difference of
+    // positive floats, read as integers, which what is not finite also sets.
+    float sum(float x, float y, uint32_t* wide) const {
+        const float product = a_near * x, lost = __builtin_fmaf(a_near, x, -product);
+        const float sum = __builtin_fmaf(b_near, y, product);
+        *wide = bits_of(__builtin_fabsf(sum)) - bits_of(__builtin_fabsf(product) * 0x1p-14f) - 1;
+        return sum + __builtin_fmaf(b_rest, y, __builtin_fmaf(a_rest, x, lost));
+    }
+};
+
+}  // namespace
+
+#include "wide.h"
+
+namespace {
+
+// Each sum of two goes by words as far as that goes; what follows is for the rest, and for processors without them.
+
+inline __attribute__((always_inline)) void combine_two(
+    int64_t from, int64_t to, const float16* x, const float16* y, const double* c, float16* out, bool past_the_cache) {
+    const Halves of(c);
+    from = by_words(from, to, x, y, of, out, past_the_cache);
 #pragma GCC ivdep
-    for (int64_t i = from; i < to; ++i) out[i] = float16::rounded(sum_of(a, x[i], b, y[i]));
+    for (int64_t i = from; i < to; ++i) out[i] = float16::rounded(of.sum(x[i], y[i]));
 }
 
 // Two neighbours at a time, as the halves of one word: then nothing has to be moved between lanes.
-inline __attribute__((always_inline)) void combine_halves(
-    int64_t from, int64_t to, const bfloat16* x, const bfloat16* y, const double* c, bfloat16* out) {
-    const Split a(c[0]), b(c[1]);
+inline __attribute__((always_inline)) void combine_two(
+    int64_t from, int64_t to, const bfloat16* x, const bfloat16* y, const double* c, bfloat16* out, bool past_the_cache) {
+    const Halves of(c);
+    from = by_words(from, to, x, y, of, out, past_the_cache);
     const uint32_t upper = 0xFFFF0000u;
     const int64_t even = to - (to - from) % 2;
 #pragma GCC ivdep
@@ -132,86 +144,13 @@ inline __attribute__((always_inline)) void combine_halves(
         uint32_t p, q;
         std::memcpy(&p, x + i, 4);
         std::memcpy(&q, y + i, 4);
-        const uint32_t high = to_nearest(sum_of(a, float_of(p & upper), b, float_of(q & upper)));
-        const uint32_t low = to_nearest(sum_of(a, float_of(p << 16), b, float_of(q << 16)));
+        const uint32_t high = to_nearest(of.sum(float_of(p & upper), float_of(q & upper)));
+        const uint32_t low = to_nearest(of.sum(float_of(p << 16), float_of(q << 16)));
         const uint32_t both = (high & upper) | low >> 16;
         std::memcpy(out + i, &both, 4);
     }
-    if (even < to) out[even] = bfloat16::rounded(sum_of(a, x[even], b, y[even]));
+    if (even < to) out[even] = bfloat16::rounded(of.sum(x[even], y[even]));
 }
-
-// Two tensors of float, in float for the same reason: what rounding takes from the first product, and what is left of the
-// coefficients behind 24 bits, is added at the end. So sum and result each err by half a unit in the last place.
-// Where the two terms cancel to 2⁻¹⁴ the end is no longer small beside the sum, and that element goes the wide way.
-struct Pair {
-    double a, b;
-    float a_near = float(a), a_rest = float(a - a_near), b_near = float(b), b_rest = float(b - b_near);
-
-    // The result, and in the highest bit whether it is to go the wide way: the sign of a difference of positive
-    // floats, read as integers, which what is not finite also sets.
-    float quick(float x, float y, uint32_t* wide) const {
-        const float product = a_near * x, lost = __builtin_fmaf(a_near, x, -product);
-        const float sum = __builtin_fmaf(b_near, y, product);
-        const float end = lost + __builtin_fmaf(b_rest, y, a_rest * x);
-        *wide = bits_of(__builtin_fabsf(sum)) - bits_of(__builtin_fabsf(product) * 0x1p-14f) - 1;
-        return sum + end;
-    }
-};
-
-inline __attribute__((always_inline)) void combine_floats(
-    int64_t from, int64_t to, const float* const* tensors, const double* c, float* out) {
-    const Pair pair{c[0], c[1]};
-    const bool apart = out != tensors[0] && out != tensors[1];
-    float block[BLOCK];
-    for (int64_t start = from; start < to; start += BLOCK) {
-        const int64_t count = to - start < BLOCK ? to - start : BLOCK;
-        const float *x = tensors[0] + start, *y = tensors[1] + start;
-        float* result = apart ? out + start : block;
-        uint32_t any = 0, wide;
-#pragma GCC ivdep
-        for (int64_t i = 0; i < count; ++i) result[i] = pair.quick(x[i], y[i], &wide), any |= wide;
-        for (int64_t i = 0; any >> 31 && i < count; ++i) {
-            const float quick = pair.quick(x[i], y[i], &wide);
-            result[i] = wide >> 31 ? float(pair.a * x[i] + pair.b * y[i]) : quick;
-        }
-        if (!apart) std::memcpy(out + start, block, count * sizeof(float));
-    }
-}
-
-}  // namespace
-
-#define KERNEL(NAME, IN, OUT, N) \
-    WIDEST static void NAME##_##N(int64_t from, int64_t to, const void* const* x, const double* c, void* out) { \
-        combine<IN, OUT, N>(from, to, reinterpret_cast<const IN* const*>(x), c, static_cast<OUT*>(out)); \
-    }
-#define OF_HALVES(NAME, HALF) \
-    WIDEST static void NAME##_2(int64_t from, int64_t to, const void* const* x, const double* c, void* out) { \
-        combine_halves(from, to, (const HALF*)x[0], (const HALF*)x[1], c, static_cast<HALF*>(out)); \
-    }
-#define OF_FLOATS(NAME) \
-    WIDEST static void NAME##_2(int64_t from, int64_t to, const void* const* x, const double* c, void* out) { \
-        combine_floats(from, to, reinterpret_cast<const float* const*>(x), c, static_cast<float*>(out)); \
-    }
-#define KERNELS(TWO, NAME, IN, OUT) \
-    KERNEL(NAME, IN, OUT, 1) TWO KERNEL(NAME, IN, OUT, 3) \
-    KERNEL(NAME, IN, OUT, 4) KERNEL(NAME, IN, OUT, 5) KERNEL(NAME, IN, OUT, 6) KERNEL(NAME, IN, OUT, 7)
-#define TABLE(NAME) {NAME##_1, NAME##_2, NAME##_3, NAME##_4, NAME##_5, NAME##_6, NAME##_7}
-
-KERNELS(KERNEL(f64, double, double, 2), f64, double, double)
-KERNELS(OF_FLOATS(f32), f32, float, float)
-KERNELS(OF_HALVES(bf16, bfloat16), bf16, bfloat16, bfloat16)
-KERNELS(KERNEL(bf16_f32, bfloat16, float, 2), bf16_f32, bfloat16, float)
-KERNELS(OF_HALVES(f16, float16), f16, float16, float16)
-KERNELS(KERNEL(f16_f32, float16, float, 2), f16_f32, float16, float)
-
-constexpr int DOUBLE = 0, FLOAT = 1;  // their rows in the table below
-using Kernel = void (*)(int64_t, int64_t, const void* const*, const double*, void*);
-
-static const Kernel KERNELS_BY_KIND[][MOST + 1] = {
-    TABLE(f64), TABLE(f32), TABLE(bf16), TABLE(bf16_f32), TABLE(f16), TABLE(f16_f32),
-};
-
-namespace {
 
 // Copy to memory that nobody reads soon, without first reading it into the cache.
 inline void stream(const float* from, float* to, int64_t count) {
@@ -222,6 +161,63 @@ inline void stream(const float* from, float* to, int64_t count) {
 #endif
     for (; i < count; ++i) to[i] = from[i];
 }
+
+// Before another thread may read what was streamed.
+inline void finish_streaming() {
+#ifdef __SSE2__
+    _mm_sfence();
+#endif
+}
+
+// A block is read before any of it is written: out may be one of the tensors.
+inline __attribute__((always_inline)) void combine_two(
+    int64_t from, int64_t to, const float* x, const float* y, const double* c, float* out, bool past_the_cache) {
+    const Floats of(c);
+    while ((from = by_words(from, to, x, y, of, out, past_the_cache)) < to) {
+        float block[BLOCK];
+        const int count = to - from < BLOCK ? int(to - from) : BLOCK;
+        uint32_t any = 0, wide;
+        for (int i = 0; i < count; ++i) block[i] = of.sum(x[from + i], y[from + i], &wide), any |= wide;
+        for (int i = 0; any >> 31 && i < count; ++i) {
+            const float narrow = of.sum(x[from + i], y[from + i], &wide);
+            block[i] = wide >> 31 ? float(of.a * x[from + i] + of.b * y[from + i]) : narrow;
+        }
+        if (past_the_cache) stream(block, out + from, count);
+        else std::memcpy(out + from, block, count * sizeof(float));
+        from += count;
+    }
+}
+
+}  // namespace
+
+#define KERNEL(NAME, IN, OUT, N) \
+    WIDEST static void NAME##_##N(int64_t from, int64_t to, const void* const* x, const double* c, void* out, bool) { \
+        combine<IN, OUT, N>(from, to, reinterpret_cast<const IN* const*>(x), c, static_cast<OUT*>(out)); \
+    }
+#define OF_TWO(NAME, T) \
+    WIDEST static void NAME##_2(int64_t from, int64_t to, const void* const* x, const double* c, void* out, bool past) { \
+        combine_two(from, to, static_cast<const T*>(x[0]), static_cast<const T*>(x[1]), c, static_cast<T*>(out), past); \
+    }
+#define KERNELS(TWO, NAME, IN, OUT) \
+    KERNEL(NAME, IN, OUT, 1) TWO KERNEL(NAME, IN, OUT, 3) \
+    KERNEL(NAME, IN, OUT, 4) KERNEL(NAME, IN, OUT, 5) KERNEL(NAME, IN, OUT, 6) KERNEL(NAME, IN, OUT, 7)
+#define TABLE(NAME) {NAME##_1, NAME##_2, NAME##_3, NAME##_4, NAME##_5, NAME##_6, NAME##_7}
+
+KERNELS(KERNEL(f64, double, double, 2), f64, double, double)
+KERNELS(OF_TWO(f32, float), f32, float, float)
+KERNELS(OF_TWO(bf16, bfloat16), bf16, bfloat16, bfloat16)
+KERNELS(KERNEL(bf16_f32, bfloat16, float, 2), bf16_f32, bfloat16, float)
+KERNELS(OF_TWO(f16, float16), f16, float16, float16)
+KERNELS(KERNEL(f16_f32, float16, float, 2), f16_f32, float16, float)
+
+constexpr int DOUBLE = 0, FLOAT = 1;  // their rows in the table below
+using Kernel = void (*)(int64_t, int64_t, const void* const*, const double*, void*, bool);
+
+static const Kernel KERNELS_BY_KIND[][MOST + 1] = {
+    TABLE(f64), TABLE(f32), TABLE(bf16), TABLE(bf16_f32), TABLE(f16), TABLE(f16_f32),
+};
+
+namespace {
 
 struct Sum {
     int kind, n;  // n: of the tensors
@@ -237,29 +233,28 @@ struct Sum {
 
     int all() const { return n + (noise != nullptr); }
     const double* of(int64_t row) const { return shared ? c : c + (at ? at[row] : row) * all(); }
-    void plain(int64_t row, int64_t start, int64_t stop) const {
-        KERNELS_BY_KIND[kind][n - 1](row * columns + start, row * columns + stop, x, of(row), out);
-    }
-    void by_chunks(int64_t row, int64_t start, int64_t stop, bool past_the_cache) const;
+    void piece(int64_t row, int64_t start, int64_t stop, bool past_the_cache) const;
+    void with_noise(int64_t row, int64_t start, int64_t stop, bool past_the_cache) const;
     void bound(int64_t start, int64_t stop) const;
+    bool is_read_soon() const;
     void run() const;
 };
 
-// A few hundred elements at a time, which stay in the nearest cache: their noise, and the result on its way out.
-void Sum::by_chunks(int64_t row, int64_t start, int64_t stop, bool past_the_cache) const {
-    float z[CHUNK], result[CHUNK];
+void Sum::piece(int64_t row, int64_t start, int64_t stop, bool past_the_cache) const {
+    if (noise) return with_noise(row, start, stop, past_the_cache);
+    KERNELS_BY_KIND[kind][n - 1](row * columns + start, row * columns + stop, x, of(row), out, past_the_cache);
+}
+
+// A few hundred elements at a time, whose noise stays in the nearest cache.
+void Sum::with_noise(int64_t row, int64_t start, int64_t stop, bool past_the_cache) const {
+    float z[CHUNK];
     const void* here[MOST + 1];
     for (int64_t at = start; at < stop; at += CHUNK) {
         const int64_t count = stop - at < CHUNK ? stop - at : CHUNK, place = row * columns + at;
         for (int k = 0; k < n; ++k) here[k] = static_cast<const float*>(x[k]) + place;
-        if (noise) noise->draw(row, at, count, z), here[n] = z;
-        float* to = static_cast<float*>(out) + place;
-        KERNELS_BY_KIND[FLOAT][all() - 1](0, count, here, of(row), past_the_cache ? result : to);
-        if (past_the_cache) stream(result, to, count);
+        noise->draw(row, at, count, z), here[n] = z;
+        KERNELS_BY_KIND[FLOAT][n](0, count, here, of(row), static_cast<float*>(out) + place, past_the_cache);
     }
-#ifdef __SSE2__
-    if (past_the_cache) _mm_sfence();
-#endif
 }
 
 #define CLAMP(NAME, T) \
@@ -275,19 +270,27 @@ void Sum::bound(int64_t start, int64_t stop) const {
     if (kind == DOUBLE) clamp_f64(static_cast<double*>(out) + start, stop - start, limit);
 }
 
+// Whether the result, or what it is written over, is in the cache when the next needs it.
+bool Sum::is_read_soon() const {
+    for (int k = 0; k < n; ++k)
+        if (x[k] == out) return true;
+    return kind != FLOAT || limit < HUGE_VAL || rows * columns * int64_t(sizeof(float)) < STREAM_FROM;
+}
+
 void Sum::run() const {
     const int64_t total = rows * columns;
-    const bool past_the_cache = kind == FLOAT && total * int64_t(sizeof(float)) >= STREAM_FROM;
+    const bool past_the_cache = !is_read_soon();
     // Pieces of a row, so that few long rows are shared among threads as evenly as many short ones.
     const int64_t longest = noise ? 1 << 11 : 1 << 14, pieces = (columns + longest - 1) / longest;
     const bool parallel = total >= (noise ? NORMALS_PARALLEL_FROM : PARALLEL_FROM);
-    if (!parallel && shared && !noise) return KERNELS_BY_KIND[kind][n - 1](0, total, x, c, out), bound(0, total);
+    if (!parallel && shared && !noise)
+        return KERNELS_BY_KIND[kind][n - 1](0, total, x, c, out, past_the_cache), bound(0, total);
 #pragma omp parallel for schedule(static) if (parallel)
-    for (int64_t piece = 0; piece < rows * pieces; ++piece) {
-        const int64_t row = piece / pieces, start = piece % pieces * longest;
+    for (int64_t i = 0; i < rows * pieces; ++i) {
+        const int64_t row = i / pieces, start = i % pieces * longest;
         const int64_t stop = start + longest < columns ? start + longest : columns;
-        if (noise || past_the_cache) by_chunks(row, start, stop, past_the_cache);
-        else plain(row, start, stop);
+        piece(row, start, stop, past_the_cache);
+        if (past_the_cache) finish_streaming();
         bound(row * columns + start, row * columns + stop);
     }
 }

@@ -57,8 +57,11 @@ const bool IS_WIDE = __builtin_cpu_supports("avx512f");
 
 // The same where 16 lanes are one word. Compilers take products of 64 bits, which cost half as much again as these.
 __attribute__((target("avx512f"))) void philox_wide(Words c, uint32_t k0, uint32_t k1) {
-    constexpr int WIDTH = 16, AT_ONCE = 2, ODD = 0xAAAA;  // two words, whose long chains overlap
-    const __m512i f0 = _mm512_set1_epi64(FACTORS[0]), f1 = _mm512_set1_epi64(FACTORS[1]);
+    constexpr int WIDTH = 16, AT_ONCE = 2;  // two words, whose long chains overlap
+    const __m512i f0 = _mm512_set1_epi32(int(FACTORS[0])), f1 = _mm512_set1_epi32(int(FACTORS[1]));
+    // The upper halves of eight products, then those of the eight of the odd lanes, each to its lane.
+    const __m512i upper = _mm512_setr_epi32(1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
+    const int EACH = 0x96;  // exclusive or of three
     for (int start = 0; start < LANES; start += AT_ONCE * WIDTH) {
         __m512i w[AT_ONCE][4];
         for (int j = 0; j < AT_ONCE; ++j)
@@ -68,12 +71,11 @@ __attribute__((target("avx512f"))) void philox_wide(Words c, uint32_t k0, uint32
             for (auto& x : w) {
                 const __m512i a = _mm512_mul_epu32(f0, x[0]), a_odd = _mm512_mul_epu32(f0, _mm512_srli_epi64(x[0], 32));
                 const __m512i b = _mm512_mul_epu32(f1, x[2]), b_odd = _mm512_mul_epu32(f1, _mm512_srli_epi64(x[2], 32));
-                const __m512i a_high = _mm512_mask_mov_epi32(_mm512_srli_epi64(a, 32), ODD, a_odd);
-                const __m512i b_high = _mm512_mask_mov_epi32(_mm512_srli_epi64(b, 32), ODD, b_odd);
-                x[0] = _mm512_xor_epi32(_mm512_xor_epi32(b_high, x[1]), _mm512_set1_epi32(int(key[0])));
-                x[2] = _mm512_xor_epi32(_mm512_xor_epi32(a_high, x[3]), _mm512_set1_epi32(int(key[1])));
-                x[1] = _mm512_mask_mov_epi32(b, ODD, _mm512_slli_epi64(b_odd, 32));
-                x[3] = _mm512_mask_mov_epi32(a, ODD, _mm512_slli_epi64(a_odd, 32));
+                const __m512i a_high = _mm512_permutex2var_epi32(a, upper, a_odd), a_low = _mm512_mullo_epi32(f0, x[0]);
+                const __m512i b_high = _mm512_permutex2var_epi32(b, upper, b_odd), b_low = _mm512_mullo_epi32(f1, x[2]);
+                x[0] = _mm512_ternarylogic_epi32(b_high, x[1], _mm512_set1_epi32(int(key[0])), EACH);
+                x[2] = _mm512_ternarylogic_epi32(a_high, x[3], _mm512_set1_epi32(int(key[1])), EACH);
+                x[1] = b_low, x[3] = a_low;
             }
         for (int j = 0; j < AT_ONCE; ++j)
             for (int k = 0; k < 4; ++k) _mm512_storeu_si512(c[k] + start + j * WIDTH, w[j][k]);
