@@ -56,7 +56,7 @@ WIDE inline __m512i added(const Halves& of, __m512i x, __m512i y, __m512i&, cons
 }
 
 template <class T, class Of>
-WIDE int64_t words(int64_t from, int64_t to, const T* x, const T* y, const Of& of, T* out, bool past_the_cache) {
+WIDE int64_t words(int64_t from, int64_t to, const T* x, const T* y, const Of of, T* out, bool past_the_cache) {
     constexpr int SIZE = 64 / sizeof(T), AT_ONCE = 128 / SIZE;
     const bool streams = past_the_cache && reinterpret_cast<uintptr_t>(out + from) % 64 == 0;
     for (; from + SIZE * AT_ONCE <= to; from += SIZE * AT_ONCE) {
