@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NoReturn
@@ -269,8 +270,9 @@ class NoiseSchedule:
         return self._log_alpha_bar_from_clean.to(index.device)[index + 1].clone()
 
     @cached_property
-    def _hash(self) -> int:
-        return hash(tuple(self._beta.tolist()))
+    def _key(self) -> bytes:
+        """β, bit by bit: every step looks up tables by schedule, and tensors are slow to compare."""
+        return array("d", self._beta.tolist()).tobytes()
 
     @cached_property
     def _log_alpha_bar_from_clean(self) -> Tensor:
@@ -314,10 +316,10 @@ class NoiseSchedule:
         return self._beta.numel()
 
     def __eq__(self, other: object) -> bool:
-        return torch.equal(self._beta, other._beta) if isinstance(other, NoiseSchedule) else NotImplemented
+        return self._key == other._key if isinstance(other, NoiseSchedule) else NotImplemented
 
     def __hash__(self) -> int:
-        return self._hash
+        return hash(self._key)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a NoiseSchedule is immutable: build another one instead of setting {name!r}")
