@@ -57,7 +57,7 @@ const bool IS_WIDE = __builtin_cpu_supports("avx512f");
 
 // The same where 16 lanes are one word. Compilers take products of 64 bits, which cost half as much again as these.
 __attribute__((target("avx512f"))) void philox_wide(Words c, uint32_t k0, uint32_t k1) {
-    constexpr int WIDTH = 16, AT_ONCE = 2;  // two words, whose long chains overlap
+    constexpr int WIDTH = 16, AT_ONCE = 4;  // words, whose long chains overlap
     const __m512i f0 = _mm512_set1_epi32(int(FACTORS[0])), f1 = _mm512_set1_epi32(int(FACTORS[1]));
     // The upper halves of eight products, then those of the eight of the odd lanes, each to its lane.
     const __m512i upper = _mm512_setr_epi32(1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
