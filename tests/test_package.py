@@ -23,7 +23,7 @@ LAYERS = [
     *("ops.*", "ops", "prediction", "noise", "forward", "denoiser", "guidance"),
     *("progress", "quadrature", "steps", "plan", "samplers.*", "samplers", "loop"),
     *("editing", "exact", "loss", "likelihood", "alphabar"),
-    *("ema", "files", "data", "network", "checkpoint", "convert", "train", "evaluate", "plots"),
+    *("ema", "files", "data", "attention", "network", "checkpoint", "convert", "train", "evaluate", "plots"),
     *("diffusers.grids", "diffusers.steps", "diffusers.adapter", "diffusers.by_time", "diffusers.by_index"),
     *("diffusers.pndm", "diffusers.solvers", "diffusers.installing"),
     *("diffusers", "explorer", "demo", "commands", "cli", "__main__"),

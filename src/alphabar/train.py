@@ -14,7 +14,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  its usual name
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
 from alphabar import noise as noise_
+from alphabar.attention import WrittenOut
 from alphabar.checkpoint import Checkpoint
 from alphabar.checks import check_count
 from alphabar.data import Batch, ImageData, load_data, to_unit
@@ -218,14 +218,11 @@ def _loss(
     noise = noise_.normal(x_0.shape, seed=config.seed, stream=NOISE, first=first, out=space[0])
     x_t = add_noise(schedule, x_0, noise, t, out=space[1])
     in_halves = PRECISIONS[config.precision](device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=in_halves), _attention(device, in_halves):
+    is_slow = in_halves and device.type == "cpu" and not config.compile
+    attention = WrittenOut() if is_slow else nullcontext()
+    with torch.autocast(device.type, torch.bfloat16, enabled=in_halves), attention:
         output = answer(model, x_t, t, labels)
     return F.mse_loss(output.float(), target(schedule, config.prediction, x_0, noise, t))
-
-
-def _attention(device: torch.device, in_halves: bool) -> AbstractContextManager[None]:
-    """Attention written out where torch's fused one is slow to differentiate: in bfloat16 on a CPU."""
-    return sdpa_kernel(SDPBackend.MATH) if in_halves and device.type == "cpu" else nullcontext()
 
 
 def _logit_normal(u: Tensor, place: Tensor, batch: int) -> Tensor:
