@@ -72,10 +72,10 @@ SETTINGS: dict[str, Any] = {
         },
     },
 }
-"""``first``: the n that are fitted first, in that order; the others, 5 … 50, in a third stage if there is one.
-``rough``: the least and the largest size of the waves. ``seeds``: of the mixtures, all in one loss. ``beside``:
-the descent starts from the table of another way, moved so far towards the spacing ``trailing``, and what is
-written is the mean of the two tables, this one counting for ``share``."""
+"""``first``: the n that are fitted first, in that order; the others, 5 … 50, in a third stage if there is
+one. ``rough``: the least and the largest size of the waves. ``seeds``: of the mixtures, all in one loss.
+``beside``: the descent starts from the table of another way, moved so far towards the spacing ``trailing``,
+and what is written is the mean of the two tables, this one counting for ``share``."""
 LINEAR_GOALS = {5: 0.0069, 6: 0.0069, 10: 0.0108, 20: 0.0037, 50: 0.001}
 GOALS = {
     "linear": LINEAR_GOALS,
