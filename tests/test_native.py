@@ -260,6 +260,18 @@ def test_an_element_does_not_depend_on_its_neighbours():
         assert torch.equal(part, whole[start:stop])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [1, 200])
+def test_one_term_that_is_not_finite_decides_the_sum(dtype, count, reference):
+    values = torch.tensor([1.0, 0.0, float("inf"), -float("inf"), float("nan")], dtype=dtype)
+    for x, y in torch.cartesian_prod(values, values):
+        for coefficients in ((0.6, 0.8), (1.0, 1.0), (0.6, -1.0), (0.1, 1 / 3), (0.0, 1.0)):
+            table = torch.tensor(coefficients, dtype=torch.float64)  # numbers that are 0 would be left out
+            expected = reference(ops.lincomb, table, (x.repeat(count), y.repeat(count)))
+            found = ops.lincomb(table, (x.repeat(count), y.repeat(count)))
+            torch.testing.assert_close(found, expected, equal_nan=True)
+
+
 TABLE = normals(10, 3)
 
 

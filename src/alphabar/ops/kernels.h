@@ -77,42 +77,42 @@ inline __attribute__((always_inline)) void combine(
     }
 }
 
-// c · x of a half type, in float, which is twice as wide an instruction. A coefficient is taken apart into a head of 13
-// bits, whose product with a half is exact, and the rest: so a sum of two errs by 2⁻²⁴ of itself, and what cancels by
-// 2⁻³⁶. The rest has the sign of the head and is not 0, or infinite data times a rest of 0 would be no number.
-struct Split {
+// A coefficient taken apart for arithmetic in float, which is twice as wide an instruction: a head without the bits below
+// LAST, and the rest, which has the sign of the head and is not 0, or infinite data times a rest of 0 would be no number.
+template <uint32_t LAST> struct Split {
     float head, rest;
     explicit Split(double c) {
-        uint32_t bits = bits_of(float(c)) & 0xFFFFF800u;
-        if (c != 0 && std::fabs(float_of(bits)) >= std::fabs(c)) bits -= 0x800u;
+        uint32_t bits = bits_of(float(c)) & -LAST;
+        if (c != 0 && std::fabs(float_of(bits)) >= std::fabs(c)) bits -= LAST;
         head = float_of(bits), rest = float(c - head);
     }
 };
 
-// Two tensors of a half type.
+// Two tensors of a half type. The products with heads of 13 bits are exact: so a sum errs by 2⁻²⁴ of itself, and what
+// cancels by 2⁻³⁶.
 struct Halves {
-    Split a, b;
+    Split<0x800> a, b;
     explicit Halves(const double* c) : a(c[0]), b(c[1]) {}
     float sum(float x, float y) const {
         return __builtin_fmaf(a.head, x, b.head * y) + __builtin_fmaf(a.rest, x, b.rest * y);
     }
 };
 
-// Two tensors of float, in float for the same reason: what rounding takes from the first product, and what is left of the
-// coefficients behind 24 bits, is added at the end. So sum and result each err by half a unit in the last place.
-// Where the two terms cancel to 2⁻¹⁴ the end is no longer small beside the sum, and that element goes the wide way.
+// Two tensors of float. What rounding takes from the first product, and the rests, are added at the end. So sum and
+// result each err by half a unit in the last place. Where the two terms cancel to 2⁻¹⁴ the end is no longer small beside
+// the sum, and that element goes the wide way.
 struct Floats {
-    double a, b;
-    float a_near = float(a), a_rest = float(a - a_near), b_near = float(b), b_rest = float(b - b_near);
-    explicit Floats(const double* c) : a(c[0]), b(c[1]) {}
+    double wide_a, wide_b;
+    Split<1> a, b;
+    explicit Floats(const double* c) : wide_a(c[0]), wide_b(c[1]), a(c[0]), b(c[1]) {}
 
     // The sum, and in the highest bit of the other whether it is to go the wide way: the sign of a difference of
-    // positive floats, read as integers, which what is not finite also sets.
+    // positive floats, read as integers, which an infinite product also sets.
     float sum(float x, float y, uint32_t* wide) const {
-        const float product = a_near * x, lost = __builtin_fmaf(a_near, x, -product);
-        const float sum = __builtin_fmaf(b_near, y, product);
+        const float product = a.head * x, lost = __builtin_fmaf(a.head, x, -product);
+        const float sum = __builtin_fmaf(b.head, y, product);
         *wide = bits_of(__builtin_fabsf(sum)) - bits_of(__builtin_fabsf(product) * 0x1p-14f) - 1;
-        return sum + __builtin_fmaf(b_rest, y, __builtin_fmaf(a_rest, x, lost));
+        return sum + __builtin_fmaf(b.rest, y, __builtin_fmaf(a.rest, x, lost));
     }
 };
 
@@ -180,7 +180,7 @@ inline __attribute__((always_inline)) void combine_two(
         for (int i = 0; i < count; ++i) block[i] = of.sum(x[from + i], y[from + i], &wide), any |= wide;
         for (int i = 0; any >> 31 && i < count; ++i) {
             const float narrow = of.sum(x[from + i], y[from + i], &wide);
-            block[i] = wide >> 31 ? float(of.a * x[from + i] + of.b * y[from + i]) : narrow;
+            block[i] = wide >> 31 ? float(of.wide_a * x[from + i] + of.wide_b * y[from + i]) : narrow;
         }
         if (past_the_cache) stream(block, out + from, count);
         else std::memcpy(out + from, block, count * sizeof(float));

@@ -23,12 +23,12 @@ WIDE inline __m512 sum_of(const Halves& of, __m512 x, __m512 y) {
 
 WIDE inline __m512i added(const Floats& of, __m512i one, __m512i other, __m512i& wide, const float*) {
     const __m512 x = _mm512_castsi512_ps(one), y = _mm512_castsi512_ps(other);
-    const __m512 product = _mm512_mul_ps(every(of.a_near), x), lost = _mm512_fmsub_ps(every(of.a_near), x, product);
-    const __m512 sum = _mm512_fmadd_ps(every(of.b_near), y, product);
+    const __m512 product = _mm512_mul_ps(every(of.a.head), x), lost = _mm512_fmsub_ps(every(of.a.head), x, product);
+    const __m512 sum = _mm512_fmadd_ps(every(of.b.head), y, product);
     const __m512 least = _mm512_mul_ps(_mm512_abs_ps(product), every(0x1p-14f));
     const __m512i beyond = _mm512_sub_epi32(_mm512_castps_si512(_mm512_abs_ps(sum)), _mm512_castps_si512(least));
     wide = _mm512_or_si512(wide, _mm512_sub_epi32(beyond, _mm512_set1_epi32(1)));
-    const __m512 end = _mm512_fmadd_ps(every(of.b_rest), y, _mm512_fmadd_ps(every(of.a_rest), x, lost));
+    const __m512 end = _mm512_fmadd_ps(every(of.b.rest), y, _mm512_fmadd_ps(every(of.a.rest), x, lost));
     return _mm512_castps_si512(_mm512_add_ps(sum, end));
 }
 
