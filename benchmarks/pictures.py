@@ -18,7 +18,7 @@ from benchmarks.subjects import subject
 __all__ = ["draw"]
 
 COLOURS = {OURS: "C0", "diffusers": "C1", "azula": "C2", "by hand": "C4", FLOOR: "0.7"}
-SPARE = ("C3", "C5", "C6", "C8", "C9")
+SPARE = ("C3", "C5", "C6", "C8", "C9", "navy", "darkgreen", "gold", "salmon")
 BAR = 0.17  # inches
 
 Record = Mapping[str, Any]
