@@ -218,8 +218,7 @@ def _loss(
     noise = noise_.normal(x_0.shape, seed=config.seed, stream=NOISE, first=first, out=space[0])
     x_t = add_noise(schedule, x_0, noise, t, out=space[1])
     in_halves = PRECISIONS[config.precision](device)
-    is_slow = in_halves and device.type == "cpu" and not config.compile
-    attention = WrittenOut() if is_slow else nullcontext()
+    attention = WrittenOut() if in_halves and device.type == "cpu" else nullcontext()
     with torch.autocast(device.type, torch.bfloat16, enabled=in_halves), attention:
         output = answer(model, x_t, t, labels)
     return F.mse_loss(output.float(), target(schedule, config.prediction, x_0, noise, t))

@@ -53,33 +53,32 @@ inline __attribute__((always_inline)) void philox(Words c, uint32_t k0, uint32_t
 }
 
 #ifdef HAS_WIDE
-const bool IS_WIDE = __builtin_cpu_supports("avx512f");
+#define WIDE __attribute__((target("avx512f,avx512bw,avx512dq")))
+const bool IS_WIDE =
+    __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
 
 // The same where 16 lanes are one word. Compilers take products of 64 bits, which cost half as much again as these.
-__attribute__((target("avx512f"))) void philox_wide(Words c, uint32_t k0, uint32_t k1) {
-    constexpr int WIDTH = 16, AT_ONCE = 4;  // words, whose long chains overlap
+// All words at once, whose long chains overlap.
+WIDE void philox_wide(Words c, uint32_t k0, uint32_t k1) {
+    constexpr int WIDTH = 16, AT_ONCE = LANES / WIDTH, EACH = 0x96;  // exclusive or of three
     const __m512i f0 = _mm512_set1_epi32(int(FACTORS[0])), f1 = _mm512_set1_epi32(int(FACTORS[1]));
     // The upper halves of eight products, then those of the eight of the odd lanes, each to its lane.
     const __m512i upper = _mm512_setr_epi32(1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
-    const int EACH = 0x96;  // exclusive or of three
-    for (int start = 0; start < LANES; start += AT_ONCE * WIDTH) {
-        __m512i w[AT_ONCE][4];
-        for (int j = 0; j < AT_ONCE; ++j)
-            for (int k = 0; k < 4; ++k) w[j][k] = _mm512_loadu_si512(c[k] + start + j * WIDTH);
-        uint32_t key[2] = {k0, k1};
-        for (int round = 0; round < 10; ++round, key[0] += KEY_STEPS[0], key[1] += KEY_STEPS[1])
-            for (auto& x : w) {
-                const __m512i a = _mm512_mul_epu32(f0, x[0]), a_odd = _mm512_mul_epu32(f0, _mm512_srli_epi64(x[0], 32));
-                const __m512i b = _mm512_mul_epu32(f1, x[2]), b_odd = _mm512_mul_epu32(f1, _mm512_srli_epi64(x[2], 32));
-                const __m512i a_high = _mm512_permutex2var_epi32(a, upper, a_odd), a_low = _mm512_mullo_epi32(f0, x[0]);
-                const __m512i b_high = _mm512_permutex2var_epi32(b, upper, b_odd), b_low = _mm512_mullo_epi32(f1, x[2]);
-                x[0] = _mm512_ternarylogic_epi32(b_high, x[1], _mm512_set1_epi32(int(key[0])), EACH);
-                x[2] = _mm512_ternarylogic_epi32(a_high, x[3], _mm512_set1_epi32(int(key[1])), EACH);
-                x[1] = b_low, x[3] = a_low;
-            }
-        for (int j = 0; j < AT_ONCE; ++j)
-            for (int k = 0; k < 4; ++k) _mm512_storeu_si512(c[k] + start + j * WIDTH, w[j][k]);
-    }
+    __m512i w[AT_ONCE][4];
+    for (int j = 0; j < AT_ONCE; ++j)
+        for (int k = 0; k < 4; ++k) w[j][k] = _mm512_loadu_si512(c[k] + j * WIDTH);
+    for (int round = 0; round < 10; ++round, k0 += KEY_STEPS[0], k1 += KEY_STEPS[1])
+        for (auto& x : w) {
+            const __m512i a = _mm512_mul_epu32(f0, x[0]), a_odd = _mm512_mul_epu32(f0, _mm512_srli_epi64(x[0], 32));
+            const __m512i b = _mm512_mul_epu32(f1, x[2]), b_odd = _mm512_mul_epu32(f1, _mm512_srli_epi64(x[2], 32));
+            const __m512i a_high = _mm512_permutex2var_epi32(a, upper, a_odd), a_low = _mm512_mullo_epi32(f0, x[0]);
+            const __m512i b_high = _mm512_permutex2var_epi32(b, upper, b_odd), b_low = _mm512_mullo_epi32(f1, x[2]);
+            x[0] = _mm512_ternarylogic_epi32(b_high, x[1], _mm512_set1_epi32(int(k0)), EACH);
+            x[2] = _mm512_ternarylogic_epi32(a_high, x[3], _mm512_set1_epi32(int(k1)), EACH);
+            x[1] = b_low, x[3] = a_low;
+        }
+    for (int j = 0; j < AT_ONCE; ++j)
+        for (int k = 0; k < 4; ++k) _mm512_storeu_si512(c[k] + j * WIDTH, w[j][k]);
 }
 #endif
 

@@ -5,13 +5,9 @@
 
 #pragma once
 
-#ifdef HAS_WIDE
-#define WIDE __attribute__((target("avx512f,avx512bw,avx512dq")))
-
 namespace {
 
-const bool HAS_WORDS = IS_WIDE && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
-
+#ifdef HAS_WIDE
 WIDE inline __m512 every(float number) { return _mm512_set1_ps(number); }
 
 WIDE inline __m512 sum_of(const Halves& of, __m512 x, __m512 y) {
@@ -76,19 +72,14 @@ WIDE int64_t words(int64_t from, int64_t to, const T* x, const T* y, const Of of
     return from;
 }
 
-}  // namespace
-#endif
-
-namespace {
-
 // As much as goes by words; returns where something else has to go on.
 template <class T, class Of>
-inline int64_t by_words(int64_t from, int64_t to, const T* x, const T* y, const Of& of, T* out, bool past_the_cache) {
-#ifdef HAS_WIDE
-    if (HAS_WORDS) return words(from, to, x, y, of, out, past_the_cache);
-#endif
-    (void)to, (void)x, (void)y, (void)of, (void)out, (void)past_the_cache;
-    return from;
+int64_t by_words(int64_t from, int64_t to, const T* x, const T* y, const Of& of, T* out, bool past_the_cache) {
+    return IS_WIDE ? words(from, to, x, y, of, out, past_the_cache) : from;
 }
+#else
+template <class T, class Of>
+int64_t by_words(int64_t from, int64_t, const T*, const T*, const Of&, T*, bool) { return from; }
+#endif
 
 }  // namespace
