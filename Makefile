@@ -41,7 +41,7 @@ bench-check: .venv/peers
 	$(BIN)/pip install --quiet --no-deps azula==0.11.1 einops==0.8.2
 	touch $@
 
-.venv/installed: pyproject.toml constraints.txt build_native.py $(wildcard src/alphabar/ops/*.cpp src/alphabar/ops/*.h)
+.venv/installed: pyproject.toml constraints.txt build_native.py $(wildcard src/alphabar/kernels/*.cpp src/alphabar/kernels/*.h)
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("alphabar needs Python 3.10 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'

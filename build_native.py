@@ -20,11 +20,11 @@ LINKED = ["-shared"] if sys.platform != "darwin" else ["-shared", "-undefined", 
 
 
 class NativeHook(BuildHookInterface):
-    """Adds the module ``ops/_native`` to the wheel."""
+    """Adds the module ``kernels/_native`` to the wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile; on any failure say so and go on."""
-        source = Path(self.root, "src/alphabar/ops/native.cpp")
+        source = Path(self.root, "src/alphabar/kernels/native.cpp")
         library = source.with_name("_native" + sysconfig.get_config_var("EXT_SUFFIX"))
         library.unlink(missing_ok=True)
         if trouble := _compile(source, library):

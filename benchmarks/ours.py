@@ -7,18 +7,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from alphabar import noise
-from alphabar.forward import add_noise
-from alphabar.plan import Row, Sampler
-from alphabar.prediction import to_x_0
-from alphabar.schedule import NoiseSchedule
+from alphabar.process import addressed
+from alphabar.process.forward import add_noise
+from alphabar.process.parameterisation import to_x_0
+from alphabar.samplers.plan import Row, Sampler
+from alphabar.schedule.noise_schedule import NoiseSchedule
 
 __all__ = ["middle_row", "noised", "step"]
 
 
 def noised(schedule: NoiseSchedule, x_0: Tensor, t: Tensor, out: Tensor, seed: int) -> Tensor:
     """Mix noise into x_0 that is made on the way, by address, and never lies in memory."""
-    return add_noise(schedule, x_0, noise.address(x_0.shape, seed=seed), t, out=out)
+    return add_noise(schedule, x_0, addressed.address(x_0.shape, seed=seed), t, out=out)
 
 
 def middle_row(sampler: Sampler, schedule: NoiseSchedule) -> Row:
@@ -33,7 +33,7 @@ def step(row: Row, schedule: NoiseSchedule, x_t: Tensor, output: Tensor) -> Call
 
     def one() -> Tensor:
         x_0 = to_x_0(schedule, "epsilon", x_t, output, row.t)
-        z = noise.address(x_t.shape, seed=0, stream=1) if row.is_random else None
+        z = addressed.address(x_t.shape, seed=0, stream=1) if row.is_random else None
         x_s = row.advance(x_t, (x_0, *past), z, out=out)
         row.kept(x_t, x_0)
         return x_s

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alphabar.kernels import cpu
+
 __all__ = ["absent", "azula_denoiser", "library", "machine", "named", "versions"]
 
 PEERS = {
@@ -58,13 +60,11 @@ def versions() -> dict[str, str]:
 
 def machine(device: str, threads: int) -> dict[str, str | int]:
     """Return what everything ran on."""
-    from alphabar.ops import native
-
     facts: dict[str, str | int] = {
         "CPU": f"{_cpu()} ({torch.backends.cpu.get_cpu_capability()})",
         "threads": threads,
         "system": f"{platform.system()} {platform.machine()}",
-        "kernels": "native" if getattr(native, "LIBRARY", None) else "plain torch",
+        "kernels": "native" if getattr(cpu, "LIBRARY", None) else "plain torch",
     }
     return facts | ({"GPU": torch.cuda.get_device_name()} if device == "cuda" else {})
 

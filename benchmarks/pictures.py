@@ -9,8 +9,8 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from alphabar.files import whole_file
-from alphabar.plots import STYLE
+from alphabar.cli.plots import STYLE
+from alphabar.training.files import whole_file
 from benchmarks.measure import OURS
 from benchmarks.report import FLOOR
 from benchmarks.subjects import subject

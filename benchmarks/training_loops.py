@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  its usual name
 from torch.utils.data import DataLoader, TensorDataset
 
-from alphabar.data import to_unit
+from alphabar.training.data import to_unit
 
 __all__ = ["EXAMPLE", "PlainConfig", "PlainStep", "network", "plain_training"]
 

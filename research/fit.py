@@ -39,9 +39,9 @@ from rows import influence, of_order, run
 from settings import GOALS, SETTINGS
 from torch import Tensor, nn
 
-from alphabar import timesteps
-from alphabar.levels import levels_at, t_of_log_snr
-from alphabar.schedule import FAMILIES, NoiseSchedule
+from alphabar.schedule import spacing
+from alphabar.schedule.levels import levels_at, t_of_log_snr
+from alphabar.schedule.noise_schedule import FAMILIES, NoiseSchedule
 
 FOLDER = Path(__file__).parents[1] / "build/fits"
 PACKAGED = Path(__file__).parents[1] / "src/alphabar/samplers/fitted.json"
@@ -213,7 +213,7 @@ def moved(name: str, n: int, way: str, trailing: float) -> Start:
     """The table of another way, moved towards one without additions whose spacing is ``trailing``."""
     level, added = last(name, way)[n]
     schedule = FAMILIES[name](1000)
-    even = [each.half_log_snr for each in levels_at(schedule, timesteps.trailing(schedule, n))]
+    even = [each.half_log_snr for each in levels_at(schedule, spacing.trailing(schedule, n))]
     return mean_of((level, added), (level.new_tensor(even), torch.zeros_like(added)), trailing)
 
 

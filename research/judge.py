@@ -26,14 +26,17 @@ import torch
 from torch import Tensor
 
 import alphabar
-from alphabar import checkpoint
-from alphabar.exact import SOLVERS, WIDTHS, GaussianMixture, gaussian_error
-from alphabar.levels import log_alpha_bar_between
-from alphabar.loop import sample
-from alphabar.plan import Sampler
-from alphabar.samplers import DEIS, DPMSolver, Heun, UniPC
+from alphabar.samplers.adams import DEIS
+from alphabar.samplers.dpm import DPMSolver
+from alphabar.samplers.euler import Heun
+from alphabar.samplers.exact import SOLVERS, WIDTHS, GaussianMixture, gaussian_error
 from alphabar.samplers.fitted import Fitted
-from alphabar.schedule import FAMILIES, NoiseSchedule
+from alphabar.samplers.loop import sample
+from alphabar.samplers.plan import Sampler
+from alphabar.samplers.unipc import UniPC
+from alphabar.schedule.levels import log_alpha_bar_between
+from alphabar.schedule.noise_schedule import FAMILIES, NoiseSchedule
+from alphabar.training import checkpoint
 
 OUT = Path(__file__).with_name("judged.json")
 SPACED: list[dict[str, Any]] = [

@@ -7,7 +7,7 @@ import diffusers
 import numpy as np
 import torch
 
-from alphabar.levels import log_alpha_bar_between
+from alphabar.schedule.levels import log_alpha_bar_between
 
 diffusers.utils.logging.set_verbosity_error()
 

@@ -5,7 +5,7 @@ import torch
 from cases import normals
 from torch.nn import functional as F  # noqa: N812  its usual name
 
-from alphabar.attention import WrittenOut
+from alphabar.training.attention import WrittenOut
 
 
 def both(*more, **options):

@@ -9,9 +9,9 @@ import torch
 from cases import check_error
 
 from alphabar import DDIM, Denoiser, NoiseSchedule, sample
-from alphabar.checkpoint import Checkpoint, check_place, load, save
 from alphabar.errors import CheckpointError, UnknownNameError
-from alphabar.network import unet
+from alphabar.training.checkpoint import Checkpoint, check_place, load, save
+from alphabar.training.network import unet
 
 
 def checkpoint(classes: tuple[str, ...] = (), schedule: NoiseSchedule | None = None) -> Checkpoint:

@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from alphabar import NoiseSchedule, commands
-from alphabar.cli import COMMANDS, main
-from alphabar.commands import SAMPLERS
-from alphabar.exact import SOLVERS, ranking
+from alphabar import NoiseSchedule
+from alphabar.cli import sampling as commands
+from alphabar.cli.main import COMMANDS, main
+from alphabar.cli.sampling import SAMPLERS
+from alphabar.samplers.exact import SOLVERS, ranking
 
 TRAIN = ["--steps", "2", "--batch-size", "4", "--channels", "8", "--precision", "float32"]
 

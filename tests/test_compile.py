@@ -7,11 +7,17 @@ import torch
 from cases import check_error, normals
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from alphabar import DDIM, DDPM, Clipped, Denoiser, NoiseSchedule, iter_sample, loop, noise, ops, sample
-from alphabar.editing import resampled
+from alphabar import DDIM, DDPM, Clipped, Denoiser, NoiseSchedule, iter_sample, sample
+from alphabar import kernels as ops
+from alphabar.denoise.guidance import ClassifierFree, DynamicThreshold
 from alphabar.errors import NoAnswerError
-from alphabar.guidance import ClassifierFree, DynamicThreshold
-from alphabar.samplers import DEIS, LMS, PNDM, DPMSolver, Euler, EulerAncestral, Heun, UniPC
+from alphabar.process import addressed
+from alphabar.samplers import loop
+from alphabar.samplers.adams import DEIS, LMS, PNDM
+from alphabar.samplers.dpm import DPMSolver
+from alphabar.samplers.editing import resampled
+from alphabar.samplers.euler import Euler, EulerAncestral, Heun
+from alphabar.samplers.unipc import UniPC
 
 COSINE = NoiseSchedule.cosine()
 SHAPE = (2, 3, 8, 8)
@@ -226,7 +232,7 @@ def test_a_broken_step_is_named_by_the_look_at_the_end_too(monkeypatch):
 @every_plan
 def test_on_cuda_no_step_synchronises(plan):
     looks = [0]
-    z = noise.normal(SHAPE, seed=1, device="cuda")
+    z = addressed.normal(SHAPE, seed=1, device="cuda")
     states = iter_sample(PLAIN, SHAPE, plan, x_t=z, seed=5)
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -12,10 +12,10 @@ from cases import check_error
 from originals import GuidedOriginal, LucidOriginal, randomised
 
 from alphabar import DDIM, NoiseSchedule, sample
-from alphabar.checkpoint import load
+from alphabar.cli.convert import Convert
 from alphabar.convert import Told, convert, read
-from alphabar.convert.command import Convert
 from alphabar.errors import CheckpointError, ConfigError, UnknownNameError
+from alphabar.training.checkpoint import load
 
 TOLD = Told(image_size=16, schedule="linear", diffusion_steps=1000, num_heads=2)
 T = torch.tensor([3, 977])
@@ -321,7 +321,7 @@ def test_releases_and_networks_that_cannot_be_known_are_refused(tmp_path):
 
 
 def test_the_package_does_not_need_the_converters():
-    program = "import sys, alphabar.checkpoint; print(*{'alphabar.convert', 'diffusers'} & set(sys.modules))"
+    program = "import sys, alphabar.training; print(*{'alphabar.convert', 'diffusers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 

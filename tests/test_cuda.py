@@ -4,10 +4,10 @@ import pytest
 import torch
 from cases import normals
 
-from alphabar import ops
-from alphabar.ops import native
+from alphabar import kernels as ops
+from alphabar.kernels import cpu
 
-cuda = pytest.importorskip("alphabar.ops.cuda")  # interpreted where there is no GPU: see conftest.py
+cuda = pytest.importorskip("alphabar.kernels.cuda")  # interpreted where there is no GPU: see conftest.py
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPE = (3, 2, 5, 7)
 ADDRESS = ops.Address(seed=2**63 + 12_345, stream=2**31 + 7, first=2**40 + 3)
@@ -16,7 +16,7 @@ ADDRESS = ops.Address(seed=2**63 + 12_345, stream=2**31 + 7, first=2**40 + 3)
 @pytest.fixture(autouse=True)
 def reference_alone(monkeypatch):
     """What the kernels are compared with is plain torch."""
-    monkeypatch.setattr(native, "LIBRARY", None)
+    monkeypatch.setattr(cpu, "LIBRARY", None)
 
 
 def drawn(count, dtype, shape=SHAPE):

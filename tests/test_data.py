@@ -12,8 +12,8 @@ from pictures import encoded, greys, picture_of, plain, stored, write_folder, wr
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from alphabar.data import ImageData, load_data, read_image
 from alphabar.errors import DataError, MissingExtraError
+from alphabar.training.data import ImageData, load_data, read_image
 
 ON_DEMAND = {"memory_limit": 0}
 

@@ -5,7 +5,7 @@ import re
 
 from PIL import Image
 
-from alphabar import demo
+from alphabar.cli import demo
 
 
 def test_the_page_shows_pictures_that_exist_and_the_numbers_of_the_run(tmp_path, capsys, monkeypatch):

@@ -1,5 +1,6 @@
 """Denoisers: any network as an estimate of x_0, and wrappers that are denoisers again."""
 
+import math
 from dataclasses import FrozenInstanceError, dataclass
 from types import SimpleNamespace
 
@@ -16,7 +17,8 @@ from alphabar.errors import (
     TimestepError,
     UnknownNameError,
 )
-from alphabar.prediction import PREDICTIONS, target, to_x_0
+from alphabar.process import PARAMETERISATIONS, target, to_x_0
+from alphabar.schedule import levels_at
 
 COSINE = NoiseSchedule.cosine()
 ZERO_SNR = NoiseSchedule.linear().zero_terminal_snr()
@@ -26,12 +28,12 @@ def denoiser(network, prediction="sample", schedule=COSINE, **more):
     return Denoiser(network, schedule, prediction, **more)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", PARAMETERISATIONS)
 @pytest.mark.parametrize("t", [0, 300, 990])
 def test_a_perfect_network_gives_the_clean_data(prediction, t):
     x_0, noise = normals(3, 2, 4, seed=1), normals(3, 2, 4, seed=2)
     x_t = add_noise(COSINE, x_0, noise, t)
-    found = denoiser(lambda x, t: target(COSINE, prediction, x_0, noise, t), prediction)(x_t, t)
+    found = denoiser(lambda x, time: target(COSINE, prediction, x_0, noise, t), prediction)(x_t, t)
     # ε-prediction divides by √ᾱ > 10⁻².
     torch.testing.assert_close(found.x_0, x_0, rtol=0, atol=1e-13)
     assert found.variance is None
@@ -51,6 +53,22 @@ def test_the_network_is_asked_with_one_whole_t_a_sample():
     assert asked[0][1].dtype == torch.int64
 
 
+@pytest.mark.parametrize("prediction", ["flow", "edm"])
+@pytest.mark.parametrize("t", [17, 17.5])
+def test_the_network_of_another_path_is_given_that_paths_x_and_time(prediction, t):
+    asked = []
+    x_t = normals(3, 2, 4)
+    denoiser(lambda x, time: asked.append((x, time)) or x, prediction)(x_t, t)
+    (level,) = levels_at(COSINE, [t])
+    u = level.sigma / (level.signal + level.sigma)
+    given, time = {
+        "flow": (x_t / (level.signal + level.sigma), 1000 * u),
+        "edm": (x_t / level.signal / math.hypot(level.sigma_ve, 0.5), math.log(level.sigma_ve) / 4),
+    }[prediction]
+    torch.testing.assert_close(asked[0][0], given, rtol=1e-14, atol=0)
+    assert torch.equal(asked[0][1], torch.full((3,), time))  # float32
+
+
 def test_labels_are_handed_on_by_the_peers_name():
     labels = torch.tensor([3, 1, 2])
 
@@ -66,7 +84,7 @@ def test_a_diffusers_model_answers_with_its_sample():
     assert found.x_0.tolist() == [[2.0, 2.0]]
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", PARAMETERISATIONS)
 def test_of_twice_the_channels_the_second_half_is_the_variance(prediction):
     x_t, output = normals(3, 2, 4, 4, seed=1), normals(3, 4, 4, 4, seed=2)
     found = denoiser(lambda x, t: output, prediction)(x_t, 300)
@@ -132,7 +150,7 @@ BAD = {
         lambda: denoiser(same, "noise"),
         UnknownNameError,
         "prediction 'noise'",
-        "'epsilon', 'sample', 'v_prediction'",
+        "'edm', 'epsilon', 'flow', 'sample', 'v_prediction'",
     ),
     "no network": (lambda: denoiser(None), DtypeError, "NoneType", "callable network(x_t, t)"),
     "no answer": (lambda: denoiser(lambda x, t: None)(X, 5), DtypeError, "NoneType", "torch.Tensor"),

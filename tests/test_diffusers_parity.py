@@ -73,7 +73,7 @@ def theirs(case, mine, ask):
         try:
             scheduler.set_timesteps(case.steps)
             if hasattr(scheduler, "sigmas") and len(scheduler.sigmas) == len(mine._visited):
-                of = "noise" if case.get("use_flow_sigmas") else "ratio"
+                of = "sigma" if case.get("use_flow_sigmas") else "sigma_ve"
                 exact = torch.tensor([getattr(level, of) for level in mine._visited], dtype=torch.float64)
                 if not torch.allclose(scheduler.sigmas.double(), exact, rtol=1e-5, atol=0):
                     return None

@@ -16,12 +16,13 @@ from alphabar import (
     Plan,
     add_noise,
     iter_sample,
-    noise,
+    normal,
     sample,
 )
-from alphabar.editing import image_to_image, inpaint, interpolate, invert, resampled, slerp
 from alphabar.errors import ConfigError, DtypeError, ShapeError, TimestepError
-from alphabar.samplers import EulerAncestral, Heun, UniPC
+from alphabar.samplers.editing import image_to_image, inpaint, interpolate, invert, resampled, slerp
+from alphabar.samplers.euler import EulerAncestral, Heun
+from alphabar.samplers.unipc import UniPC
 
 F64 = torch.float64
 COSINE = NoiseSchedule.cosine()
@@ -75,7 +76,7 @@ def test_the_law_of_the_data_is_kept_whatever_t(data):
 
 
 def test_image_to_image_is_noise_by_address_and_the_samplers_own_chain():
-    z = noise.normal(IMAGES.shape, seed=4, first=7)
+    z = normal(IMAGES.shape, seed=4, first=7)
     x_t = add_noise(COSINE, IMAGES, z, 600)
     expected = sample(PLAIN, IMAGES.shape, DDPM(8), x_t=x_t, t_start=600, seed=4, first=7)
     assert torch.equal(image_to_image(PLAIN, IMAGES, DDPM(8), 600, seed=4, first=7), expected)
@@ -167,7 +168,7 @@ def test_with_nothing_known_it_is_sampling():
 
 def test_half_a_mask_is_half_of_each():
     made = inpaint(PLAIN, IMAGES, torch.full((4, 4), 0.5), DDIM(1), seed=1)
-    z, known = (noise.normal(IMAGES.shape, seed=1, stream=stream) for stream in (0, 1 << 31))
+    z, known = (normal(IMAGES.shape, seed=1, stream=stream) for stream in (0, 1 << 31))
     x_0 = PLAIN((z + add_noise(COSINE, IMAGES, known, 999)) / 2, 999).x_0
     torch.testing.assert_close(made, (x_0 + IMAGES) / 2, rtol=0, atol=1e-6)
 
@@ -202,7 +203,7 @@ def test_a_jump_back_keeps_the_marginal(schedule, sampler):
     for row in plan.rows[:-1]:
         a, s = schedule.signal_scale[[row.t, row.s]], schedule.noise_scale[[row.t, row.s]]
         assert row.x * a[0] + row.history[0] == pytest.approx(a[1].item(), abs=1e-14)
-        assert math.hypot(row.x * s[0], row.noise) == pytest.approx(s[1].item(), abs=1e-14)
+        assert math.hypot(row.x * s[0], row.z) == pytest.approx(s[1].item(), abs=1e-14)
 
 
 def test_one_sample_is_the_plan_itself():

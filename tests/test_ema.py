@@ -5,8 +5,8 @@ import torch
 from cases import check_error, normals
 from torch import nn
 
-from alphabar.ema import EMA
 from alphabar.errors import ConfigError
+from alphabar.training.ema import EMA
 
 
 def test_the_average_is_its_weighted_sum():

@@ -7,10 +7,10 @@ import scipy.linalg
 import torch
 from cases import check_error, normals
 
-from alphabar.data import load_data, to_unit
-from alphabar.demo import halves, score_digits
+from alphabar.cli.demo import halves, score_digits
 from alphabar.errors import ConfigError, ShapeError
-from alphabar.evaluate import fit_classifier, frechet_distance
+from alphabar.evaluation.distances import fit_classifier, frechet_distance
+from alphabar.training.data import load_data, to_unit
 
 
 def white(count: int, size: int, seed: int = 0) -> torch.Tensor:

@@ -7,7 +7,10 @@ from peers import gaussian_eps, peer, run
 
 from alphabar import DDIM, DDPM, GaussianMixture, NoiseSchedule, sample
 from alphabar.errors import ConfigError, TimestepError, UnknownNameError
-from alphabar.exact import (
+from alphabar.samplers.adams import DEIS, LMS
+from alphabar.samplers.dpm import DPMSolver
+from alphabar.samplers.euler import Euler, EulerAncestral, Heun
+from alphabar.samplers.exact import (
     SOLVERS,
     WIDTHS,
     ExactDenoiser,
@@ -17,8 +20,9 @@ from alphabar.exact import (
     variance_reached,
     variances_reached,
 )
-from alphabar.levels import log_alpha_bar_between
-from alphabar.samplers import DEIS, LMS, DPMSolver, Euler, EulerAncestral, Fitted, Heun, UniPC
+from alphabar.samplers.fitted import Fitted
+from alphabar.samplers.unipc import UniPC
+from alphabar.schedule.levels import log_alpha_bar_between
 
 LINEAR = NoiseSchedule.linear()
 SCHEDULES = {
@@ -63,7 +67,7 @@ def test_the_variance_of_fresh_noise_adds_up(sampler):
     for row in sampler.plan(LINEAR).rows:
         alpha_bar = log_alpha_bar_between(LINEAR, row.t).exp()
         gain = alpha_bar.sqrt() * widths**2 / (alpha_bar * widths**2 + 1 - alpha_bar)
-        variance = (row.x + row.history[0] * gain) ** 2 * variance + row.noise**2
+        variance = (row.x + row.history[0] * gain) ** 2 * variance + row.z**2
     torch.testing.assert_close(variances_reached(sampler.plan(LINEAR), LINEAR, widths), variance)
 
 

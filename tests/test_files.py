@@ -2,7 +2,7 @@
 
 import pytest
 
-from alphabar.files import whole_file, whole_folder
+from alphabar.training.files import whole_file, whole_folder
 
 
 def test_a_file_that_failed_leaves_the_old_one_and_nothing_else(tmp_path):

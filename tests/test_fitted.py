@@ -16,10 +16,10 @@ from test_exact import PEERS, SEEN, peer_error
 
 from alphabar import DEIS, Denoiser, DPMSolver, Fitted, GaussianMixture, Heun, NoiseSchedule, UniPC, sample
 from alphabar.errors import ConfigError, NoAnswerError
-from alphabar.exact import gaussian_error, mixture_error
-from alphabar.levels import CLEAN, levels_at
+from alphabar.samplers.exact import gaussian_error, mixture_error
 from alphabar.samplers.fitted import _tables
-from alphabar.schedule import FAMILIES
+from alphabar.schedule.levels import CLEAN, levels_at
+from alphabar.schedule.noise_schedule import FAMILIES
 
 FILE = Path(sys.modules[Fitted.__module__].__file__).with_name("fitted.json")
 LINEAR, COSINE = NoiseSchedule.linear(), NoiseSchedule.cosine()
@@ -91,7 +91,7 @@ def test_every_row_maps_a_noised_point_to_the_same_point_less_noised(name, steps
     assert plan.timesteps[0] == len(schedule) - 1 and plan.timesteps[-1] > 0
     for row, t, s in zip(plan.rows, stops[:-1], stops[1:], strict=True):
         assert not row.is_random
-        assert row.x * t.noise == pytest.approx(s.noise, rel=1e-14)
+        assert row.x * t.sigma == pytest.approx(s.sigma, rel=1e-14)
         assert row.x * t.signal + math.fsum(row.history) == pytest.approx(s.signal, rel=1e-13)
 
 

@@ -29,8 +29,8 @@ from alphabar import (
     velocity,
 )
 from alphabar.errors import TimestepError
-from alphabar.noise import normal
-from alphabar.ops.lincomb import BLOCK
+from alphabar.kernels.lincomb import BLOCK
+from alphabar.process.addressed import normal
 
 COSINE = NoiseSchedule.cosine()
 ZERO_SNR = NoiseSchedule.linear().zero_terminal_snr()

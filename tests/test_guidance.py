@@ -6,10 +6,10 @@ import pytest
 import torch
 from cases import Known, check_error, normals
 
-from alphabar import DDIM, DDPM, Clipped, Denoiser, Estimate, GaussianMixture, NoiseSchedule, noise, sample
+from alphabar import DDIM, DDPM, Clipped, Denoiser, Estimate, GaussianMixture, NoiseSchedule, sample
+from alphabar.denoise.guidance import ClassifierFree, ClassifierGuided, DynamicThreshold
 from alphabar.errors import ConfigError, DtypeError, NoAnswerError, ShapeError
-from alphabar.guidance import ClassifierFree, ClassifierGuided, DynamicThreshold
-from alphabar.prediction import PREDICTIONS, to_eps
+from alphabar.process import PARAMETERISATIONS, addressed, coefficients_at, to_eps
 
 F64 = torch.float64
 COSINE = NoiseSchedule.cosine()
@@ -46,7 +46,7 @@ def unconditional(prediction="v_prediction"):
 # --- classifier-free ---
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", PARAMETERISATIONS)
 @pytest.mark.parametrize("t", [0, 500, 0.5, 990])
 def test_scale_1_is_the_label_and_scale_0_is_none_to_the_last_bit(prediction, t):
     guided = {scale: ClassifierFree(conditional(prediction), scale, NULL)(X, t).x_0 for scale in (0, 1)}
@@ -54,12 +54,13 @@ def test_scale_1_is_the_label_and_scale_0_is_none_to_the_last_bit(prediction, t)
     assert torch.equal(guided[0], unconditional(prediction)(X, t).x_0)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", PARAMETERISATIONS)
 @pytest.mark.parametrize("scale", [-1.0, 0.5, 3.0])
 def test_guiding_x_0_is_guiding_what_the_network_returns(prediction, scale):
     network, t = conditional(prediction).network, torch.full((3,), 400)
-    output = network(X, t, torch.full_like(LABELS, NULL))
-    output = output + scale * (network(X, t, LABELS) - output)
+    given = coefficients_at(COSINE, PARAMETERISATIONS[prediction], 400).input * X
+    output = network(given, t, torch.full_like(LABELS, NULL))
+    output = output + scale * (network(given, t, LABELS) - output)
     expected = Denoiser(lambda x_t, t: output, COSINE, prediction)(X, 400).x_0
     found = ClassifierFree(conditional(prediction), scale, NULL)(X, 400).x_0
     # Rounding of numbers up to 10, ε-prediction's divided by √ᾱ = .8.
@@ -199,7 +200,7 @@ def test_a_wrapper_is_a_denoiser_and_a_value(wrapper, dtype):
     assert torch.equal(found.variance, conditional(learns_variance=True)(x_t, 500).variance)
     with pytest.raises(FrozenInstanceError):
         wrapper.denoiser = None
-    z = noise.normal(X.shape, seed=1)
+    z = addressed.normal(X.shape, seed=1)
     reached = sample(wrapper, X.shape, DDIM(3), x_t=z, dtype=dtype)
     assert reached.isfinite().all()
     assert reached.dtype == dtype

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from pictures import encoded, picture_of, plain
 from PIL import Image
 
-from alphabar.data import read_image, sample_photograph, to_uint8, to_unit
 from alphabar.errors import DataError, DtypeError
+from alphabar.training.data import read_image, sample_photograph, to_uint8, to_unit
 
 # [−1, 1] and back
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 import alphabar
 from alphabar import Denoiser, NoiseSchedule
-from alphabar.levels import Level, levels_at, log_alpha_bar_between, t_of_log_snr
-from alphabar.quadrature import moments, phi, weights
-from alphabar.samplers import Euler
-from alphabar.timesteps import karras, stops, visited
+from alphabar.samplers.euler import Euler
+from alphabar.samplers.quadrature import moments, phi, weights
+from alphabar.schedule.levels import Level, levels_at, log_alpha_bar_between, t_of_log_snr
+from alphabar.schedule.spacing import karras, stops, visited
 
 SCHEDULES = {name: getattr(NoiseSchedule, name)() for name in ("linear", "scaled_linear", "cosine")}
 ZERO_SNR = {f"{name}, zero SNR": schedule.zero_terminal_snr() for name, schedule in SCHEDULES.items()}
@@ -71,7 +71,7 @@ def test_t_of_log_snr_is_the_inverse(schedule):
 def test_karras_and_log_snr_are_even_in_their_own_measure(schedule):
     schedule = SCHEDULES[schedule]
     for rho, spacing in ((7, "karras"), (5, karras(rho=5)), (1, karras(1))):
-        ratios = [level.ratio ** (1 / rho) for level in stops(schedule, 12, spacing)[:-1]]
+        ratios = [level.sigma_ve ** (1 / rho) for level in stops(schedule, 12, spacing)[:-1]]
         assert torch.tensor(ratios).diff() == pytest.approx([(ratios[-1] - ratios[0]) / 11] * 11, rel=1e-4)
     log_snr = [2 * level.half_log_snr for level in stops(schedule, 12, "log_snr")[:-1]]
     assert torch.tensor(log_snr).diff() == pytest.approx([(log_snr[-1] - log_snr[0]) / 11] * 11, rel=1e-4)
@@ -105,11 +105,11 @@ def test_the_network_is_asked_with_integers_or_with_float32():
 
 def test_a_level_has_the_numbers_of_its_schedule():
     (level,) = levels_at(LINEAR, [700])
-    assert (level.signal, level.noise) == pytest.approx(
+    assert (level.signal, level.sigma) == pytest.approx(
         (float(LINEAR.signal_scale[700]), float(LINEAR.noise_scale[700])), rel=1e-14
     )
     assert 2 * level.half_log_snr == pytest.approx(float(LINEAR.log_snr[700]), rel=1e-12)
-    assert (Level(0, -math.inf).half_log_snr, Level(0, -math.inf).ratio) == (-math.inf, math.inf)
+    assert (Level(0, -math.inf).half_log_snr, Level(0, -math.inf).sigma_ve) == (-math.inf, math.inf)
 
 
 # --- quadrature -----------------------------------------------------------------------------------------

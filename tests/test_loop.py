@@ -7,7 +7,7 @@ import torch
 from cases import denoiser, normals
 
 from alphabar import DDIM, DDPM, Clipped, Denoiser, NoiseSchedule, add_noise, iter_sample, sample
-from alphabar import noise as noise_
+from alphabar.process import addressed
 
 COSINE = NoiseSchedule.cosine()
 ZERO_SNR = NoiseSchedule.linear().zero_terminal_snr()
@@ -52,7 +52,7 @@ def test_each_state_is_the_row_of_the_plan_applied_to_the_one_before(sampler):
     states = list(iter_sample(network, (2, 3, 8, 8), sampler, seed=1))
     for row, (state, after) in zip(plan.rows, pairwise(states), strict=True):
         estimate = network(state.x_t, row.t)
-        z = noise_.normal((2, 3, 8, 8), seed=1, stream=state.step + 1)
+        z = addressed.normal((2, 3, 8, 8), seed=1, stream=state.step + 1)
         expected = row.advance(state.x_t, [estimate.x_0], z, estimate.variance)
         assert torch.equal(after.x_t, expected)
 
@@ -105,7 +105,7 @@ def test_the_steps_of_a_chain_draw_independent_noise():
     states = list(iter_sample(known(torch.zeros(50, 400)), (50, 400), DDPM(5), seed=1))
     rows = DDPM(5).plan(COSINE).rows[:-1]
     drawn = [states[0].x_t] + [
-        (after.x_t - row.x * state.x_t) / row.noise
+        (after.x_t - row.x * state.x_t) / row.z
         for row, (state, after) in zip(rows, pairwise(states), strict=False)
     ]
     correlation = torch.corrcoef(torch.stack([z.flatten() for z in drawn]))
@@ -126,7 +126,7 @@ def test_given_data_start_at_the_samplers_first_t():
 @pytest.mark.parametrize("sampler", [DDIM(4), DDPM(4)], ids=["DDIM", "DDPM"])
 def test_image_to_image_starts_at_its_own_t_and_goes_on_with_the_samplers(sampler):
     x_0, asked = normals(2, 3, 8, 8, dtype=torch.float32), denoiser()
-    x_t = add_noise(COSINE, x_0, noise_.normal(x_0.shape, seed=1), 600)
+    x_t = add_noise(COSINE, x_0, addressed.normal(x_0.shape, seed=1), 600)
     states = list(iter_sample(asked, x_0.shape, sampler, x_t=x_t, t_start=600, seed=2))
     assert [state.t for state in states] == [600, 499, 249, -1]
     assert asked.network.asked == [[t] * 2 for t in (600, 499, 249)]

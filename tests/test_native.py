@@ -8,8 +8,8 @@ from cases import normals
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alphabar import ops
-from alphabar.ops import native
+from alphabar import kernels as ops
+from alphabar.kernels import cpu
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 SHAPE = (3, 2, 5, 7)
@@ -36,16 +36,16 @@ def reference(monkeypatch):
 
     def call(function, *arguments, **settings):
         with monkeypatch.context() as without:
-            without.setattr(native, "LIBRARY", None)
+            without.setattr(cpu, "LIBRARY", None)
             return function(*arguments, **settings)
 
     return call
 
 
 def test_where_there_is_a_compiler_there_are_kernels():
-    assert (native.LIBRARY is not None) == (not native.REASON)
+    assert (cpu.LIBRARY is not None) == (not cpu.REASON)
     if shutil.which("c++"):
-        assert native.LIBRARY is not None, native.REASON
+        assert cpu.LIBRARY is not None, cpu.REASON
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -154,11 +154,11 @@ def test_numbers_at_the_edge_of_a_precision_round_alike(special, dtype, referenc
 )
 def test_normals_are_those_of_the_reference(address, size, samples):
     found = normals_at(address, samples, size)
-    held, native.LIBRARY = native.LIBRARY, None
+    held, cpu.LIBRARY = cpu.LIBRARY, None
     try:
         expected = normals_at(address, samples, size)
     finally:
-        native.LIBRARY = held
+        cpu.LIBRARY = held
     # The bits are the same; logarithm, cosine and the product 2πu differ by units of rounding. The angle
     # itself, up to 2π, is rounded to 2.4e-7, and a radius of up to 6.8 stands before it.
     assert (found - expected).abs().max() < 4e-6
@@ -218,10 +218,10 @@ def test_a_sum_can_be_kept_within_a_limit():
     for dtype in (torch.float32, torch.float64):
         x = torch.cat([normals(40_000, dtype=dtype), torch.tensor([float("nan"), float("inf")], dtype=dtype)])
         out = torch.empty_like(x)
-        assert native.LIBRARY.lincomb((2.0,), None, (x,), out, None, 0.5)
+        assert cpu.LIBRARY.lincomb((2.0,), None, (x,), out, None, 0.5)
         assert torch.equal(out.nan_to_num(7), (2 * x).clamp(-0.5, 0.5).nan_to_num(7))
     half = torch.ones(3, dtype=torch.float16)
-    assert not native.LIBRARY.lincomb((2.0,), None, (half,), half, None, 0.5)
+    assert not cpu.LIBRARY.lincomb((2.0,), None, (half,), half, None, 0.5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

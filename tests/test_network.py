@@ -5,7 +5,7 @@ import torch
 from cases import check_error
 
 from alphabar.errors import ConfigError
-from alphabar.network import unet
+from alphabar.training.network import unet
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 16, 16), (1, 28, 28), (3, 8, 16)])

@@ -11,7 +11,7 @@ from scipy import stats
 
 from alphabar import NoiseSchedule, add_noise
 from alphabar.errors import ConfigError, TimestepError
-from alphabar.noise import address, normal, uniform
+from alphabar.process.addressed import address, normal, uniform
 
 # Thresholds: 5 standard errors (once in two million by chance), p > 10⁻⁴ for Kolmogorov-Smirnov. The draws
 # are fixed, so a test that passes once passes always.

@@ -9,10 +9,10 @@ from cases import normals, unit_in_the_last_place
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alphabar import ops
+from alphabar import kernels as ops
 from alphabar.errors import ConfigError
-from alphabar.ops.lincomb import BLOCK
-from alphabar.ops.philox import BLOCKS_AT_ONCE
+from alphabar.kernels.lincomb import BLOCK
+from alphabar.kernels.philox import BLOCKS_AT_ONCE
 
 words = st.integers(0, 2**32 - 1)
 
@@ -95,8 +95,10 @@ def test_where_the_work_is_cut_does_not_show(samples, size):
 @pytest.mark.parametrize(("word", "least", "most"), [(0, 6.76, 6.77), (2**32 - 1, 0.0, 0.0)])
 def test_the_first_and_the_last_word_give_numbers(monkeypatch, word, least, most):
     # √(−2 log u) with u = 2⁻³³, the smallest, and u = 1.
-    monkeypatch.setattr("alphabar.ops.native.LIBRARY", None)
-    monkeypatch.setattr("alphabar.ops.philox.philox4x32", lambda counter, key: (counter[0] * 0 + word,) * 4)
+    monkeypatch.setattr("alphabar.kernels.cpu.LIBRARY", None)
+    monkeypatch.setattr(
+        "alphabar.kernels.philox.philox4x32", lambda counter, key: (counter[0] * 0 + word,) * 4
+    )
     radius = normals_at(1, 4, ops.Address(0, 0)).reshape(2, 2).norm(dim=1)
     assert ((least <= radius) & (radius <= most)).all()
     assert 0 < ops.uniform(1, 1, ops.Address(0, 0)).item() <= 1

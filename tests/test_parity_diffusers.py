@@ -11,7 +11,7 @@ from diffusers.schedulers.scheduling_ddpm import betas_for_alpha_bar, rescale_ze
 
 from alphabar import DDIM, DDPM, Clipped, Denoiser, NoiseSchedule, add_noise, iter_sample, sample, velocity
 from alphabar.errors import NoAnswerError
-from alphabar.timesteps import visited
+from alphabar.schedule.spacing import visited
 
 NAMES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
 SHAPE = (2, 3, 8, 8)

@@ -11,8 +11,11 @@ from cases import check_error, normals
 
 from alphabar import DDIM, DDPM, Denoiser, NoiseSchedule, Plan, Row
 from alphabar.errors import ConfigError, NoAnswerError
-from alphabar.loop import sample
-from alphabar.samplers import DEIS, LMS, PNDM, DPMSolver, Euler, EulerAncestral, Heun, UniPC
+from alphabar.samplers.adams import DEIS, LMS, PNDM
+from alphabar.samplers.dpm import DPMSolver
+from alphabar.samplers.euler import Euler, EulerAncestral, Heun
+from alphabar.samplers.loop import sample
+from alphabar.samplers.unipc import UniPC
 
 LINEAR = NoiseSchedule.linear()
 SAMPLERS = {
@@ -53,11 +56,11 @@ def test_the_numbers_come_back_from_csv_bit_for_bit(name):
     assert len(lines) == len(plan)
     for line, row in zip(lines, plan.rows, strict=True):
         numbers = {column: float(text) for column, text in line.items()}
-        assert (numbers["t"], numbers["s"], numbers["x_t"], numbers["noise"]) == (
+        assert (numbers["t"], numbers["s"], numbers["x_t"], numbers["z"]) == (
             row.t,
             row.s,
             row.x,
-            row.noise,
+            row.z,
         )
         earlier = [number for column, number in numbers.items() if column.startswith(("x_0", "eps"))]
         assert tuple(earlier[: len(row.history)]) == row.history
@@ -76,8 +79,8 @@ def test_a_plan_prints_as_a_table():
 
 
 def test_the_table_says_what_is_remembered():
-    assert list(DPMSolver(4).plan(LINEAR).columns) == ["t", "s", "x_t", "x_0", "x_0'", "noise"]
-    assert list(LMS(4).plan(LINEAR).columns) == ["t", "s", "x_t", "x_0", "eps'", "eps''", "eps'''", "noise"]
+    assert list(DPMSolver(4).plan(LINEAR).columns) == ["t", "s", "x_t", "x_0", "x_0'", "z"]
+    assert list(LMS(4).plan(LINEAR).columns) == ["t", "s", "x_t", "x_0", "eps'", "eps''", "eps'''", "z"]
     assert list(DDPM(4, "learned").plan(LINEAR).columns)[-2:] == ["log_variance_low", "log_variance_high"]
 
 
@@ -106,9 +109,9 @@ def test_one_sampler_serves_eight_threads(name):
 @every_sampler
 def test_rows_join_from_noise_to_data(name):
     plan = SAMPLERS[name].plan(LINEAR)
-    assert plan.rises == (name == "DDIM inverse")
+    assert plan.is_inversion == (name == "DDIM inverse")
     first, last = plan.rows[0], plan.rows[-1]
-    if plan.rises:
+    if plan.is_inversion:
         assert (first.t, last.s) == (166, 999)
     else:
         assert (first.t, last.s) == (999, -1)

@@ -5,9 +5,10 @@ import torch
 from cases import check_error
 from PIL import Image
 
-from alphabar import NoiseSchedule, plots
-from alphabar.data import to_unit
+from alphabar import NoiseSchedule
+from alphabar.cli import plots
 from alphabar.errors import ShapeError
+from alphabar.training.data import to_unit
 
 
 def test_an_image_comes_back_from_its_file_unchanged(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from cases import denoiser
 
 from alphabar import DDIM, sample
-from alphabar.progress import track
+from alphabar.samplers.progress import track
 
 
 def test_a_progress_bar_changes_nothing_and_leaves_stdout_alone(capsys):

@@ -53,7 +53,7 @@ def test_a_step_takes_the_marginal_at_t_to_the_marginal_at_s(make, data):
         at_t, at_s = levels(schedule, row)
         (of_x_0,) = row.history
         assert row.x * at_t**0.5 + of_x_0 == pytest.approx(at_s**0.5, rel=1e-11)
-        assert row.x**2 * (1 - at_t) + row.noise**2 == pytest.approx(1 - at_s, rel=1e-10, abs=1e-15)
+        assert row.x**2 * (1 - at_t) + row.z**2 == pytest.approx(1 - at_s, rel=1e-10, abs=1e-15)
 
 
 @given(plans_of(lambda ts: DDPM(spacing=ts)))
@@ -63,7 +63,7 @@ def test_a_ddpm_row_is_the_posterior(case):
     for row in plan.rows:
         mean, variance = posterior(schedule, x_t, x_0, row.t, row.s)
         torch.testing.assert_close(row.advance(x_t, [x_0], torch.zeros(3, 2)), mean, rtol=0, atol=1e-13)
-        assert row.noise == pytest.approx(variance.item() ** 0.5, rel=1e-13)
+        assert row.z == pytest.approx(variance.item() ** 0.5, rel=1e-13)
 
 
 @given(plans_of(lambda ts: DDPM(variance="fixed_large", spacing=ts)))
@@ -71,7 +71,7 @@ def test_the_large_variance_is_that_of_a_step_forward(case):
     schedule, plan = case
     for row in plan.rows[:-1]:
         at_t, at_s = levels(schedule, row)
-        assert row.noise**2 == pytest.approx(1 - at_t / at_s, rel=1e-10)
+        assert row.z**2 == pytest.approx(1 - at_t / at_s, rel=1e-10)
 
 
 @given(st.data())
@@ -82,9 +82,9 @@ def test_a_learned_range_runs_from_the_small_to_the_large_variance(data):
     x_t, x_0, z = (normals(1, 3, seed=seed) for seed in (1, 2, 3))
     for row, low, high in list(zip(plan.rows, small.rows, large.rows, strict=True))[:-1]:
         for answer, scale in (
-            (-1.0, low.noise),
-            (1.0, high.noise),
-            (0.0, (low.noise * high.noise) ** 0.5),  # halfway in the logarithm
+            (-1.0, low.z),
+            (1.0, high.z),
+            (0.0, (low.z * high.z) ** 0.5),  # halfway in the logarithm
         ):
             found = row.advance(x_t, [x_0], z, torch.full_like(x_t, answer))
             mean = low.advance(x_t, [x_0], torch.zeros_like(z))
@@ -115,7 +115,7 @@ def test_ddim_without_noise_keeps_the_noise_it_sees(case):
 def test_ddim_with_all_the_noise_is_ddpm(case):
     schedule, plan = case
     for row, other in zip(plan.rows, DDPM(spacing=list(plan.timesteps)).plan(schedule).rows, strict=True):
-        found, expected = (row.x, *row.history, row.noise), (other.x, *other.history, other.noise)
+        found, expected = (row.x, *row.history, row.z), (other.x, *other.history, other.z)
         assert found == pytest.approx(expected, rel=1e-8, abs=1e-11)
 
 
@@ -125,7 +125,7 @@ def test_ddim_with_all_the_noise_is_ddpm(case):
 def test_the_last_row_returns_the_estimate_and_adds_no_noise(sampler, schedule, spacing):
     sampler = type(sampler)(**{**vars(sampler), "spacing": spacing})
     last = sampler.plan(schedule).rows[-1]
-    assert (last.s, last.x, last.history, last.noise, last.log_variance) == (-1, 0.0, (1.0,), 0.0, None)
+    assert (last.s, last.x, last.history, last.z, last.log_variance) == (-1, 0.0, (1.0,), 0.0, None)
 
 
 @every_sampler

@@ -9,7 +9,7 @@ from scipy import stats
 
 from alphabar import DDIM, DDPM, GaussianMixture, NoiseSchedule, sample
 from alphabar.errors import DtypeError, ShapeError
-from alphabar.exact import variance_reached
+from alphabar.samplers.exact import variance_reached
 
 F64 = torch.float64
 COSINE = NoiseSchedule.cosine(2048)

@@ -12,9 +12,12 @@ import pytest
 import torch
 
 from alphabar import GaussianMixture, NoiseSchedule, Plan
-from alphabar.levels import levels_at, t_of_log_snr
-from alphabar.loop import sample
-from alphabar.samplers import DEIS, LMS, PNDM, DPMSolver, Euler, Heun, UniPC
+from alphabar.samplers.adams import DEIS, LMS, PNDM
+from alphabar.samplers.dpm import DPMSolver
+from alphabar.samplers.euler import Euler, Heun
+from alphabar.samplers.loop import sample
+from alphabar.samplers.unipc import UniPC
+from alphabar.schedule.levels import levels_at, t_of_log_snr
 
 LINEAR = NoiseSchedule.linear()
 MIXTURE = GaussianMixture(
@@ -105,5 +108,5 @@ def test_the_exact_flow_keeps_the_share_below():
     torch.testing.assert_close(quantile(share, first), START[:, 0], rtol=0, atol=1e-12)
     log_alpha_bar = torch.tensor(first.log_alpha_bar, dtype=torch.float64)
     x_0 = MIXTURE.mean_given(START, log_alpha_bar)
-    euler = last.noise / first.noise * START + (last.signal - first.signal * last.noise / first.noise) * x_0
+    euler = last.sigma / first.sigma * START + (last.signal - first.signal * last.sigma / first.sigma) * x_0
     torch.testing.assert_close(quantile(share, last), euler[:, 0], rtol=0, atol=1e-4)

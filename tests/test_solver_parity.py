@@ -14,7 +14,10 @@ from peers import exact_peer, peer, run, widened
 
 import alphabar
 from alphabar import DDIM, DDPM, Denoiser, NoiseSchedule, Plan
-from alphabar.samplers import DEIS, LMS, PNDM, DPMSolver, Euler, EulerAncestral, Heun, UniPC
+from alphabar.samplers.adams import DEIS, LMS, PNDM
+from alphabar.samplers.dpm import DPMSolver
+from alphabar.samplers.euler import Euler, EulerAncestral, Heun
+from alphabar.samplers.unipc import UniPC
 
 DEVIATIONS = {
     "the t that the network is asked at": (

@@ -10,12 +10,15 @@ from hypothesis import strategies as st
 
 import alphabar
 from alphabar import DDIM, DDPM, Denoiser, GaussianMixture, NoiseSchedule
-from alphabar.denoiser import Estimate
+from alphabar.denoise.denoiser import Estimate
 from alphabar.errors import ConfigError, NoAnswerError, TimestepError, UnknownNameError
-from alphabar.exact import ExactDenoiser
-from alphabar.levels import levels_at, log_alpha_bar_between
-from alphabar.samplers import DEIS, LMS, PNDM, DPMSolver, Euler, EulerAncestral, Heun, UniPC
-from alphabar.timesteps import SPACINGS, karras
+from alphabar.samplers.adams import DEIS, LMS, PNDM
+from alphabar.samplers.dpm import DPMSolver
+from alphabar.samplers.euler import Euler, EulerAncestral, Heun
+from alphabar.samplers.exact import ExactDenoiser
+from alphabar.samplers.unipc import UniPC
+from alphabar.schedule.levels import levels_at, log_alpha_bar_between
+from alphabar.schedule.spacing import SPACINGS, karras
 
 SCHEDULES = {name: getattr(NoiseSchedule, name)() for name in ("linear", "scaled_linear", "cosine")}
 ZERO_SNR = {f"{name}, zero SNR": schedule.zero_terminal_snr() for name, schedule in SCHEDULES.items()}
@@ -62,7 +65,7 @@ def test_while_the_estimate_stays_the_state_moves_on_the_line_through_it(solver,
     x_0, eps = normals(2, 3, seed=1), normals(2, 3, seed=2)
     sampler = DETERMINISTIC[solver](steps, spacing)
     (first, *_) = levels_at(schedule, sampler.plan(schedule).timesteps[:1])
-    start = first.signal * x_0 + first.noise * eps
+    start = first.signal * x_0 + first.sigma * eps
     states = alphabar.iter_sample(
         Constant(schedule, x_0), start.shape, sampler, x_t=start, dtype=torch.float64
     )
@@ -78,7 +81,7 @@ def test_while_the_estimate_stays_the_state_moves_on_the_line_through_it(solver,
 def test_the_step_to_clean_data_leaves_none_of_the_noise(solver, schedule, steps, spacing):
     last = DETERMINISTIC[solver](steps, spacing).plan(SCHEDULES[schedule]).rows[-1]
     assert last.s == -1
-    assert last.noise == 0
+    assert last.z == 0
     if last.keeps == (0.0, 1.0):
         assert (last.x, last.history[0], *map(abs, last.history[1:])) == (
             pytest.approx(0, abs=1e-12),
@@ -106,8 +109,8 @@ def rows_close(one, other):
     for row, same in zip(one.rows, other.rows, strict=True):
         width = max(len(row.history), len(same.history))
         for numbers in zip(
-            (row.t, row.s, row.x, row.noise, *row.history, *[0.0] * (width - len(row.history))),
-            (same.t, same.s, same.x, same.noise, *same.history, *[0.0] * (width - len(same.history))),
+            (row.t, row.s, row.x, row.z, *row.history, *[0.0] * (width - len(row.history))),
+            (same.t, same.s, same.x, same.z, *same.history, *[0.0] * (width - len(same.history))),
             strict=True,
         ):
             assert numbers[0] == pytest.approx(numbers[1], rel=1e-9, abs=1e-12)
@@ -143,11 +146,11 @@ def test_heun_is_the_trapezoid_rule_in_the_noise_ratio():
     t, s = levels_at(LINEAR, [700, 400])
     first, second = Heun(spacing=[700, 400]).plan(LINEAR).rows[:2]
     x_t, x_0, later = normals(3, seed=1), normals(3, seed=2), normals(3, seed=3)
-    eps = (x_t - t.signal * x_0) / t.noise
-    euler = s.signal * (x_t / t.signal + (s.ratio - t.ratio) * eps)
+    eps = (x_t - t.signal * x_0) / t.sigma
+    euler = s.signal * (x_t / t.signal + (s.sigma_ve - t.sigma_ve) * eps)
     torch.testing.assert_close(first.advance(x_t, (x_0,)), euler, rtol=1e-12, atol=1e-12)
-    eps_later = (euler - s.signal * later) / s.noise
-    heun = s.signal * (x_t / t.signal + (s.ratio - t.ratio) * (eps + eps_later) / 2)
+    eps_later = (euler - s.signal * later) / s.sigma
+    heun = s.signal * (x_t / t.signal + (s.sigma_ve - t.sigma_ve) * (eps + eps_later) / 2)
     torch.testing.assert_close(second.advance(euler, (later, x_0)), heun, rtol=1e-12, atol=1e-12)
 
 
@@ -196,8 +199,8 @@ def test_an_inverted_row_undoes_the_row_for_the_same_estimate_of_noise():
     for fall, climb in zip(down.rows, reversed(up.rows), strict=True):
         (t,) = levels_at(LINEAR, [fall.t])
         assert fall.t == climb.t == climb.s
-        x_t = climb.advance(x_s, ((x_s - t.noise * eps) / t.signal,))
-        back = fall.advance(x_t, ((x_t - t.noise * eps) / t.signal,))
+        x_t = climb.advance(x_s, ((x_s - t.sigma * eps) / t.signal,))
+        back = fall.advance(x_t, ((x_t - t.sigma * eps) / t.signal,))
         torch.testing.assert_close(back, x_s, rtol=1e-12, atol=1e-12)
 
 

@@ -7,8 +7,8 @@ import pytest
 from pictures import encoded, greys, plain, stored, write_folder, write_parquet
 from sklearn.datasets import load_digits
 
-from alphabar.data import load_data
 from alphabar.errors import DataError
+from alphabar.training.data import load_data
 
 # Tables
 

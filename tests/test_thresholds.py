@@ -5,7 +5,7 @@ import torch
 from cases import Known, normals
 from diffusers import DDPMScheduler
 
-from alphabar.guidance import DynamicThreshold
+from alphabar.denoise.guidance import DynamicThreshold
 
 F64 = torch.float64
 

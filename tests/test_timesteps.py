@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from alphabar import DDIM, DDPM, NoiseSchedule
 from alphabar.errors import ConfigError, TimestepError, UnknownNameError
-from alphabar.timesteps import visited
+from alphabar.schedule.spacing import visited
 
 COSINE = NoiseSchedule.cosine()
 WHOLE = ("leading", "trailing", "linspace")

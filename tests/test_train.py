@@ -12,10 +12,10 @@ import torch
 from cases import check_error
 from torch import nn
 
-from alphabar import train as training
-from alphabar.data import ImageData, load_data
 from alphabar.errors import ConfigError, NoAnswerError, UnknownNameError
-from alphabar.train import TIMESTEPS, TrainConfig, train
+from alphabar.training import loop as training
+from alphabar.training.data import ImageData, load_data
+from alphabar.training.loop import TIMESTEPS, TrainConfig, train
 
 TINY = TrainConfig(channels=(8, 16), steps=4, batch_size=16, warmup=1, precision="float32")
 
@@ -170,7 +170,7 @@ def test_two_processes_train_as_one_does():
     program = (
         "import json\n"
         "from accelerate import PartialState\n"
-        "from alphabar.train import TrainConfig, train\n"
+        "from alphabar.training import TrainConfig, train\n"
         "c = TrainConfig(channels=(8,), steps=3, batch_size=8, precision='float32', class_conditional=True)\n"
         "found = [step.loss for step in train(c)]\n"
         "if PartialState().is_main_process: print('LOSSES', json.dumps(found))"

@@ -8,10 +8,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from alphabar import noise, ops
-from alphabar.forward import add_noise
-from alphabar.samplers import DDIM, DDPM, UniPC
-from alphabar.schedule import NoiseSchedule
+from alphabar import kernels as ops
+from alphabar.process import addressed
+from alphabar.process.forward import add_noise
+from alphabar.samplers.ddim import DDIM
+from alphabar.samplers.ddpm import DDPM
+from alphabar.samplers.unipc import UniPC
+from alphabar.schedule.noise_schedule import NoiseSchedule
 from benchmarks import ours, peers
 from benchmarks.measure import Result, Settings
 
@@ -71,7 +74,7 @@ def _steps(schedule: NoiseSchedule, device: str) -> Iterator[Result]:
     for name, sampler in (("DDIM", DDIM(50)), ("DDPM", DDPM(50)), ("UniPC 3", UniPC(50, order=3))):
         row = ours.middle_row(sampler, schedule)
         x_t, z, *past = torch.randn(2 + len(row.history), *SHAPE, device=device).unbind()
-        terms = zip((row.x, row.noise, *row.history), (x_t, z, *past), strict=True)
+        terms = zip((row.x, row.z, *row.history), (x_t, z, *past), strict=True)
         exact = torch.stack([number * tensor.double() for number, tensor in terms]).sum(0)
         allowed = 1.0 if name == "DDIM" else BEST
         yield _largest(f"step of {name}, float32", row.advance(x_t, past, z), exact, allowed)
@@ -79,7 +82,7 @@ def _steps(schedule: NoiseSchedule, device: str) -> Iterator[Result]:
 
 def _normals(device: str) -> Result:
     samples, size, seed, stream = 64, 4096, 3, 5
-    made = noise.normal((samples, size), seed=seed, stream=stream, device=device).cpu()
+    made = addressed.normal((samples, size), seed=seed, stream=stream, device=device).cpu()
     block, zero = (
         torch.arange(size // 4).expand(samples, -1),
         torch.zeros(samples, size // 4, dtype=torch.int64),

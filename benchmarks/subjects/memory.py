@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphabar.denoiser import Denoiser
-from alphabar.loop import sample
-from alphabar.plan import Sampler
-from alphabar.samplers import DDIM, DPMSolver
-from alphabar.schedule import NoiseSchedule
+from alphabar.denoise.denoiser import Denoiser
+from alphabar.samplers.ddim import DDIM
+from alphabar.samplers.dpm import DPMSolver
+from alphabar.samplers.loop import sample
+from alphabar.samplers.plan import Sampler
+from alphabar.schedule.noise_schedule import NoiseSchedule
 from benchmarks import peers
 from benchmarks.measure import Result, Settings
 from benchmarks.subjects.noising import LARGE, example, fresh, with_out

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from alphabar import noise
+from alphabar.process import addressed
 from benchmarks.measure import Case, Result, Settings, measure, threads
 
 TITLE = "Noise"
@@ -21,7 +21,7 @@ def run(settings: Settings) -> Iterator[Result]:
     """Measure with one thread and with all that were asked for."""
     out = torch.empty(SHAPE, device=settings.device)
     entrants = {
-        "alphabar": lambda: noise.normal(SHAPE, seed=0, device=settings.device),
+        "alphabar": lambda: addressed.normal(SHAPE, seed=0, device=settings.device),
         "torch.randn": lambda: torch.randn(SHAPE, device=settings.device),
         "randn into out": lambda: torch.randn(SHAPE, out=out),
         "floor": lambda: out.fill_(1.0),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from alphabar.schedule import NoiseSchedule
+from alphabar.schedule.noise_schedule import NoiseSchedule
 from benchmarks import ours, peers
 from benchmarks.measure import Case, Result, Settings, measure
 from benchmarks.subjects.noising import BATCH, LARGE, Data, example

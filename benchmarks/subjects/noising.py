@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from alphabar.forward import add_noise
-from alphabar.schedule import NoiseSchedule
+from alphabar.process.forward import add_noise
+from alphabar.schedule.noise_schedule import NoiseSchedule
 from benchmarks import peers
 from benchmarks.measure import Case, Result, Settings, measure
 

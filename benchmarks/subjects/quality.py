@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alphabar.data import ImageData, load_data, to_unit
-from alphabar.denoiser import Denoiser
-from alphabar.evaluate import Classifier, fit_classifier, frechet_distance
-from alphabar.guidance import Clipped
-from alphabar.loop import sample
-from alphabar.samplers import DDIM
-from alphabar.train import TrainConfig, train
+from alphabar.denoise.denoiser import Denoiser
+from alphabar.denoise.guidance import Clipped
+from alphabar.evaluation.distances import Classifier, fit_classifier, frechet_distance
+from alphabar.samplers.ddim import DDIM
+from alphabar.samplers.loop import sample
+from alphabar.training.data import ImageData, load_data, to_unit
+from alphabar.training.loop import TrainConfig, train
 from benchmarks.measure import OURS, Result, Settings
 from benchmarks.training_loops import EXAMPLE, PlainConfig, network, plain_training
 

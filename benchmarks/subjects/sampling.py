@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from alphabar.denoiser import Denoiser
-from alphabar.exact import SOLVERS, GaussianMixture
-from alphabar.levels import log_alpha_bar_between
-from alphabar.loop import sample
-from alphabar.network import unet
-from alphabar.plan import Sampler
-from alphabar.samplers import DDIM, Heun
-from alphabar.schedule import NoiseSchedule
+from alphabar.denoise.denoiser import Denoiser
+from alphabar.samplers.ddim import DDIM
+from alphabar.samplers.euler import Heun
+from alphabar.samplers.exact import SOLVERS, GaussianMixture
+from alphabar.samplers.loop import sample
+from alphabar.samplers.plan import Sampler
+from alphabar.schedule.levels import log_alpha_bar_between
+from alphabar.schedule.noise_schedule import NoiseSchedule
+from alphabar.training.network import unet
 from benchmarks import peers
 from benchmarks.measure import OURS, Case, Result, Settings, measure
 

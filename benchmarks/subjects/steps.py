@@ -11,9 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphabar.plan import X_0, Row, Sampler
-from alphabar.samplers import DDIM, DDPM, DEIS, LMS, PNDM, DPMSolver, Euler, EulerAncestral, Heun, UniPC
-from alphabar.schedule import NoiseSchedule
+from alphabar.samplers.adams import DEIS, LMS, PNDM
+from alphabar.samplers.ddim import DDIM
+from alphabar.samplers.ddpm import DDPM
+from alphabar.samplers.dpm import DPMSolver
+from alphabar.samplers.euler import Euler, EulerAncestral, Heun
+from alphabar.samplers.plan import X_0, Row, Sampler
+from alphabar.samplers.unipc import UniPC
+from alphabar.schedule.noise_schedule import NoiseSchedule
 from benchmarks import ours, peers
 from benchmarks.measure import Case, Result, Settings, measure
 
@@ -115,7 +120,7 @@ def azula_step(name: str, x_t: Tensor, output: Tensor) -> Callable[[], Tensor] |
 
 def _kind(row: Row) -> tuple[int, bool, bool]:
     """What the cost is made of: how many tensors are added up, whether noise is drawn, whether ε̂ is kept."""
-    count = sum(number != 0 for number in (row.x, *row.history, row.noise))
+    count = sum(number != 0 for number in (row.x, *row.history, row.z))
     return count, row.is_random, row.keeps != X_0
 
 

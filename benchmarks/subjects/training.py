@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphabar.data import ImageData
-from alphabar.train import TrainConfig, train
+from alphabar.training.data import ImageData
+from alphabar.training.loop import TrainConfig, train
 from benchmarks import peers
 from benchmarks.measure import OURS, Case, Result, Settings, measure
 from benchmarks.training_loops import PlainConfig, network, plain_training
 
 TITLE = "Training throughput"
 ABOUT = (
-    "One update at batch 64 of the same `UNet2DModel`: `alphabar.train`, and the loop of diffusers' "
+    "One update at batch 64 of the same `UNet2DModel`: `alphabar.training.train`, and the loop of diffusers' "
     "unconditional example with its defaults. *diffusers, bf16* is that loop with `--mixed_precision "
     "bf16`, which one has to know of; ours takes bfloat16 by itself where the processor multiplies in it, "
     "and then writes attention out, since torch's fused one is slow backwards. "

@@ -6,27 +6,24 @@
     sampling  → from noise to images   sample, iter_sample, and a sampler: DDPM, DDIM, DPMSolver, …
     editing   → from images to images  image_to_image, inpaint, interpolate
 
-The parts that need more than torch are imported by name: ``alphabar.data``, ``alphabar.train``,
-``alphabar.evaluate``, ``alphabar.plots``, ``alphabar.checkpoint``.
+The parts that need more than torch are imported by name: ``alphabar.training``, ``alphabar.evaluation``,
+``alphabar.convert``, ``alphabar.diffusers``.
 """
 
-from alphabar import noise, ops, prediction
-from alphabar.denoiser import Denoiser, Estimate
-from alphabar.editing import image_to_image, inpaint, interpolate
+from alphabar.denoise import ClassifierFree, ClassifierGuided, Clipped, Denoiser, DynamicThreshold, Estimate
 from alphabar.errors import AlphabarError
-from alphabar.exact import GaussianMixture
-from alphabar.forward import (
+from alphabar.kernels import lincomb
+from alphabar.process import (
     Gaussian,
     add_noise,
     add_noise_between,
     add_noise_step,
+    normal,
     posterior,
     trajectory,
+    uniform,
     velocity,
 )
-from alphabar.guidance import ClassifierFree, ClassifierGuided, Clipped, DynamicThreshold
-from alphabar.loop import State, iter_sample, sample
-from alphabar.plan import Plan, Row
 from alphabar.samplers import (
     DDIM,
     DDPM,
@@ -37,8 +34,17 @@ from alphabar.samplers import (
     Euler,
     EulerAncestral,
     Fitted,
+    GaussianMixture,
     Heun,
+    Plan,
+    Row,
+    State,
     UniPC,
+    image_to_image,
+    inpaint,
+    interpolate,
+    iter_sample,
+    sample,
 )
 from alphabar.schedule import NoiseSchedule, ScheduleWarning
 
@@ -54,9 +60,9 @@ __all__ = [
     "Gaussian",
     "velocity",
     "trajectory",
-    "prediction",
-    "noise",
-    "ops",
+    "lincomb",
+    "normal",
+    "uniform",
     "Denoiser",
     "Estimate",
     "ClassifierFree",

@@ -2,7 +2,7 @@
 
 import sys
 
-from alphabar.cli import main
+from alphabar.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

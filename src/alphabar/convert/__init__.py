@@ -14,10 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from alphabar import checkpoint
-from alphabar.checkpoint import Checkpoint
-from alphabar.convert.told import Told, read_weights
+from alphabar.convert.options import Told, read_weights
 from alphabar.errors import CheckpointError, ConfigError
+from alphabar.training import Checkpoint, checkpoint
 
 __all__ = ["Told", "convert", "read"]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from alphabar.convert.openai import Layout
-from alphabar.convert.told import Told, agree
+from alphabar.convert.options import Told, agree
 from alphabar.errors import ConfigError, look_up
 
 __all__ = ["check", "read"]

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alphabar.checkpoint import Checkpoint
 from alphabar.convert.networks import LucidUNet
-from alphabar.convert.told import Told, Weights, agree, fill
+from alphabar.convert.options import Told, Weights, agree, fill
 from alphabar.errors import CheckpointError, ConfigError
 from alphabar.schedule import NoiseSchedule
+from alphabar.training import Checkpoint
 
 __all__ = ["recognised", "to_checkpoint"]
 

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alphabar.checkpoint import Checkpoint
 from alphabar.convert.networks import GuidedUNet
-from alphabar.convert.told import Told, Weights, fill
+from alphabar.convert.options import Told, Weights, fill
 from alphabar.errors import CheckpointError, ConfigError, look_up
 from alphabar.schedule import NoiseSchedule
+from alphabar.training import Checkpoint
 
 __all__ = ["recognised", "to_checkpoint"]
 

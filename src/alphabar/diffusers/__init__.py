@@ -15,15 +15,15 @@ try:
 except ImportError:
     raise MissingExtraError("alphabar.diffusers", "diffusers") from None
 
-from alphabar.diffusers.by_time import DDIMInverseScheduler, DDIMScheduler, DDPMScheduler
-from alphabar.diffusers.exploding import (
+from alphabar.diffusers.ddpm_ddim import DDIMInverseScheduler, DDIMScheduler, DDPMScheduler
+from alphabar.diffusers.installing import install
+from alphabar.diffusers.pndm import PNDMScheduler
+from alphabar.diffusers.sigma_space import (
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
     LMSDiscreteScheduler,
 )
-from alphabar.diffusers.installing import install
-from alphabar.diffusers.pndm import PNDMScheduler
 from alphabar.diffusers.solvers import (
     DEISMultistepScheduler,
     DPMSolverMultistepScheduler,

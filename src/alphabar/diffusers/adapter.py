@@ -25,13 +25,12 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutpu
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from alphabar.denoise import dynamic_threshold
 from alphabar.diffusers.steps import Ready, takes_kernels
 from alphabar.errors import ConfigError, ShapeError, look_up
-from alphabar.guidance import dynamic_threshold
-from alphabar.levels import Level
-from alphabar.ops import lincomb
-from alphabar.prediction import PREDICTIONS, Prediction
-from alphabar.schedule import NoiseSchedule
+from alphabar.kernels import lincomb
+from alphabar.process import PARAMETERISATIONS, Parameterisation
+from alphabar.schedule import Level, NoiseSchedule
 
 __all__ = ["SCHEDULERS", "Adapter", "in_place_of", "normal"]
 
@@ -88,7 +87,7 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 "prediction_type is 'flow_prediction': it is read at flow matching's levels, so choose "
                 "use_flow_sigmas=True, which DPM-Solver, UniPC and DEIS have"
             )
-        self._reading: Prediction = look_up(READINGS, name, "prediction_type")
+        self._reading: Parameterisation = look_up(READINGS, name, "prediction_type")
         self._threshold = _threshold(options)
         clips = options.get("clip_sample") and self._threshold is None
         self._limit = float(options["clip_sample_range"]) if clips else inf
@@ -155,7 +154,7 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         z = sample if noise is None else noise  # where there is none, its coefficient is 0
         previous = add_up(ready.advance, (sample, output, z, begun, x_0, *history), quick)
         if ready.row is not None:
-            previous = lincomb((1.0, ready.row.noise_scale(variance)), (previous, z))
+            previous = lincomb((1.0, ready.row.z_scale(variance)), (previous, z))
         kept = None if ready.keeps is None else add_up(ready.keeps, (sample, x_0), quick)
         return previous if plain else previous.to(dtype), x_0, kept
 
@@ -195,9 +194,11 @@ def _rounded(options: dict[str, Any], schedule: NoiseSchedule) -> Tensor:
     return torch.linspace(start, end, options["num_train_timesteps"]) ** power
 
 
-FLOW = Prediction(lambda a, s: (-1.0, 1.0), lambda a, s: (1.0, -s), lambda a, s: (1.0, a))
+FLOW = Parameterisation(
+    "flow_prediction", lambda a, s: (-1.0, 1.0), lambda a, s: (1.0, -s), lambda a, s: (1.0, a)
+)
 """z − x_0 at x_t = (1 − σ) · x_0 + σ · z."""
-READINGS = {**PREDICTIONS, "original_sample": PREDICTIONS["sample"], "flow_prediction": FLOW}
+READINGS = {**PARAMETERISATIONS, "original_sample": PARAMETERISATIONS["sample"], "flow_prediction": FLOW}
 WIDE = (torch.float32, torch.float64)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from alphabar.checks import check_count
 from alphabar.errors import ConfigError, TimestepError, look_up
-from alphabar.levels import Level
+from alphabar.schedule import Level
 
 __all__ = ["LEAST", "Grid", "check_timesteps", "level_grid", "whole_timesteps"]
 
@@ -192,7 +192,7 @@ class FlowLevel(Level):
         return cls(place, 2 * math.log1p(-sigma))
 
     @cached_property
-    def noise(self) -> float:
+    def sigma(self) -> float:
         """σ."""
         return abs(math.expm1(self.log_alpha_bar / 2))
 

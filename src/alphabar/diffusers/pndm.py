@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from alphabar.diffusers.adapter import in_place_of
-from alphabar.diffusers.by_time import ByTime
+from alphabar.diffusers.ddpm_ddim import ByTime
 from alphabar.diffusers.grids import whole_timesteps
 from alphabar.diffusers.steps import Step
 from alphabar.errors import ConfigError, ShapeError
-from alphabar.levels import CLEAN, Level
-from alphabar.ops import lincomb
-from alphabar.prediction import PREDICTIONS
+from alphabar.kernels import lincomb
+from alphabar.process import PARAMETERISATIONS
+from alphabar.samplers import DDIM
 from alphabar.samplers.adams import ADAMS_BASHFORTH
-from alphabar.samplers.ddim import DDIM
+from alphabar.schedule import CLEAN, Level
 
 __all__ = ["PNDMScheduler"]
 
@@ -133,7 +133,7 @@ class PNDMScheduler(ByTime):
         if not self._mixes_eps:
             return output
         level = self._level(int(timestep))
-        return lincomb(self._reading.eps(level.signal, level.noise), (sample, output))
+        return lincomb(self._reading.eps(level.signal, level.sigma), (sample, output))
 
     def _mixed(
         self,
@@ -152,7 +152,7 @@ class PNDMScheduler(ByTime):
     def _step(self, t: int, s: int, weights: tuple[float, ...]) -> Step:
         level, end = self._level(t), self._landing(s)
         (row,) = DDIM().rows((level, end))
-        reading = PREDICTIONS["epsilon"] if self._mixes_eps else self._reading
+        reading = PARAMETERISATIONS["epsilon"] if self._mixes_eps else self._reading
         of_x, of_output = Step.of(row, level, end, reading).read
         first, *others = (row.history[0] * of_output * weight for weight in weights)
         return Step((0.0, 1.0), (row.x + row.history[0] * of_x, first, 0.0, 0.0, 0.0, *others), None)

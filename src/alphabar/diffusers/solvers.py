@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from alphabar.diffusers.adapter import in_place_of
-from alphabar.diffusers.by_index import Preserving
+from alphabar.diffusers.multistep import Preserving
 from alphabar.diffusers.steps import Step, in_eps, mirrored
 from alphabar.errors import ConfigError, look_up
-from alphabar.levels import Level
-from alphabar.plan import Row
-from alphabar.samplers import DEIS, DPMSolver, UniPC
+from alphabar.samplers import DEIS, DPMSolver, Row, UniPC
+from alphabar.schedule import Level
 
 __all__ = [
     "DEISMultistepScheduler",

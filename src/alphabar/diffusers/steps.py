@@ -21,11 +21,10 @@ import torch
 from torch import Tensor
 
 from alphabar.errors import NoAnswerError
-from alphabar.levels import Level
-from alphabar.ops import native
-from alphabar.ops.backends import is_traced
-from alphabar.plan import Row
-from alphabar.prediction import Prediction
+from alphabar.kernels import cpu, is_traced
+from alphabar.process import Parameterisation
+from alphabar.samplers import Row
+from alphabar.schedule import Level
 
 __all__ = ["STAY", "Ready", "Step", "in_eps", "mirrored", "mixed", "takes_kernels"]
 
@@ -64,7 +63,7 @@ class Step:
         row: Row,
         t: Level,
         s: Level,
-        reading: Prediction,
+        reading: Parameterisation,
         exploding: bool = False,
         draws: bool = False,
         of_start: float = 0.0,
@@ -82,7 +81,7 @@ class Step:
             advance=(
                 row.x * after / before,
                 0.0,
-                row.noise * after,
+                row.z * after,
                 of_start,
                 *(b * after for b in row.history),
             ),
@@ -93,9 +92,9 @@ class Step:
         )
 
     @classmethod
-    def along(cls, t: Level, s: Level, of_eps: float, noise: float, reading: Prediction) -> Step:
+    def along(cls, t: Level, s: Level, of_eps: float, noise: float, reading: Parameterisation) -> Step:
         """Return √ᾱ_s · x̂_0 + of_eps · ε̂ + noise · z, with the ε̂ of the output even where x̂_0 is clipped."""
-        of_x, of_output = (of_eps * part for part in reading.eps(t.signal, t.noise))
+        of_x, of_output = (of_eps * part for part in reading.eps(t.signal, t.sigma))
         return cls(read(reading, t), (of_x, of_output, noise, 0.0, s.signal), draws=noise > 0)  # type: ignore[arg-type]
 
     def ready(self) -> Ready:
@@ -128,14 +127,14 @@ class Ready(NamedTuple):
     add_up: Callable[..., Tensor]
 
 
-def read(reading: Prediction, t: Level) -> tuple[float, float]:
+def read(reading: Parameterisation, t: Level) -> tuple[float, float]:
     """Return x̂_0's coefficients of x_t and the output.
 
     Raises:
         NoAnswerError: ε-prediction where ᾱ_t = 0.
     """
     try:
-        return reading.x_0(t.signal, t.noise)  # type: ignore[return-value]
+        return reading.x_0(t.signal, t.sigma)  # type: ignore[return-value]
     except ZeroDivisionError:
         raise NoAnswerError(
             "ε-prediction at a t with ᾱ_t = 0: the sample is pure noise, so ε says nothing about x_0. Use a "
@@ -145,14 +144,14 @@ def read(reading: Prediction, t: Level) -> tuple[float, float]:
 
 def in_eps(row: Row, t: Level) -> Row:
     """Return a row in ε̂ as one in x̂_0, which remembers ε̂ = (x_t − √ᾱ_t · x̂_0)/√(1−ᾱ_t)."""
-    eps = 1 / t.noise, -t.signal / t.noise
+    eps = 1 / t.sigma, -t.signal / t.sigma
     now, *before = row.history
     return replace(row, x=row.x + now * eps[0], history=(now * eps[1], *before), keeps=eps)
 
 
 def mirrored(level: Level) -> Level:
     """Return the level with √ᾱ and √(1−ᾱ) exchanged: a solver in x̂_0 there is the solver in ε̂ here."""
-    return Level(level.t, 2 * math.log(level.noise))
+    return Level(level.t, 2 * math.log(level.sigma))
 
 
 def mixed(steps: Sequence[Step], dtype: torch.dtype, ndim: int, device: torch.device) -> Ready:
@@ -173,7 +172,7 @@ def mixed(steps: Sequence[Step], dtype: torch.dtype, ndim: int, device: torch.de
 
 def takes_kernels(sample: Tensor, output: Tensor) -> bool:
     """Whether the CPU kernels may serve: they are there, and nobody traces or differentiates."""
-    if native.LIBRARY is None or not sample.is_cpu or is_traced():
+    if cpu.LIBRARY is None or not sample.is_cpu or is_traced():
         return False
     return not (torch.is_grad_enabled() and (sample.requires_grad or output.requires_grad))
 
@@ -187,7 +186,7 @@ def add_up(terms: Terms, tensors: tuple[Tensor, ...], quick: bool, limit: float 
         return only if limit == inf else only.clamp(-limit, limit)
     if quick:
         total: Tensor = torch.empty_like(chosen[0])
-        if native.LIBRARY.lincomb(numbers, None, chosen, total, None, limit):  # type: ignore[union-attr]
+        if cpu.LIBRARY.lincomb(numbers, None, chosen, total, None, limit):  # type: ignore[union-attr]
             return total
     total = chosen[0] * numbers[0]
     for tensor, coefficient in zip(chosen[1:], numbers[1:], strict=True):

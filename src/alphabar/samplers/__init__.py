@@ -1,11 +1,16 @@
-"""Samplers: small frozen objects that make plans, one file a family of tables."""
+"""From noise to data: tables of coefficients, one file a family, and the one loop that runs them."""
 
 from alphabar.samplers.adams import DEIS, LMS, PNDM
 from alphabar.samplers.ddim import DDIM
-from alphabar.samplers.ddpm import DDPM
+from alphabar.samplers.ddpm import DDPM, VARIANCES
 from alphabar.samplers.dpm import DPMSolver
+from alphabar.samplers.editing import image_to_image, inpaint, interpolate, invert
 from alphabar.samplers.euler import Euler, EulerAncestral, Heun
+from alphabar.samplers.exact import GaussianMixture, gaussian_error, mixture_error, ranking
 from alphabar.samplers.fitted import Fitted
+from alphabar.samplers.loop import State, iter_sample, sample
+from alphabar.samplers.plan import Plan, Row, Sampler
+from alphabar.samplers.progress import track
 from alphabar.samplers.unipc import UniPC
 
 __all__ = [
@@ -14,10 +19,26 @@ __all__ = [
     "DEIS",
     "LMS",
     "PNDM",
+    "VARIANCES",
     "DPMSolver",
     "Euler",
     "EulerAncestral",
     "Fitted",
+    "GaussianMixture",
     "Heun",
+    "Plan",
+    "Row",
+    "Sampler",
+    "State",
     "UniPC",
+    "gaussian_error",
+    "image_to_image",
+    "inpaint",
+    "interpolate",
+    "invert",
+    "iter_sample",
+    "mixture_error",
+    "ranking",
+    "sample",
+    "track",
 ]

@@ -14,13 +14,11 @@ from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 
 from alphabar.errors import ConfigError, NoAnswerError, look_up
-from alphabar.levels import Level, levels_at
-from alphabar.plan import Plan, Row
-from alphabar.quadrature import weights
 from alphabar.samplers.dpm import RULES
-from alphabar.schedule import NoiseSchedule
-from alphabar.steps import check_order
-from alphabar.timesteps import Spacing, stops
+from alphabar.samplers.plan import Plan, Row
+from alphabar.samplers.quadrature import weights
+from alphabar.samplers.steps import check_order
+from alphabar.schedule import Level, NoiseSchedule, Spacing, levels_at, stops
 
 __all__ = ["DEIS", "LMS", "PNDM"]
 
@@ -54,8 +52,8 @@ class LMS:
         return (self._row(levels[: i + 1][-self.order :], s) for i, s in enumerate(levels[1:]))
 
     def _row(self, known: Sequence[Level], s: Level) -> Row:
-        nodes = _nodes(known, s, lambda level: level.ratio)
-        reach = s.signal * (s.ratio - known[-1].ratio)
+        nodes = _nodes(known, s, lambda level: level.sigma_ve)
+        reach = s.signal * (s.sigma_ve - known[-1].sigma_ve)
         return _row(known[-1], s, weights(nodes, [reach / (j + 2) for j in range(len(nodes))]))
 
 
@@ -101,12 +99,12 @@ class DEIS:
         t, s = levels[i : i + 2]
         nodes = _nodes(levels[: i + 1][-min(self.order, left) :], s, lambda level: level.half_log_snr)
         h = s.half_log_snr - t.half_log_snr
-        w = weights(nodes, [s.noise * integral for integral in RULES[self.rule](h, len(nodes))])
+        w = weights(nodes, [s.sigma * integral for integral in RULES[self.rule](h, len(nodes))])
         if not self.sde:
             return _row(t, s, w)
         twice = [2 * weight for weight in w]
         row = _eps_row(t, s, [s.signal / t.signal, 2 * _reach(t, s) - sum(twice), *twice])
-        return replace(row, noise=s.noise * math.sqrt(math.expm1(2 * h)))
+        return replace(row, z=s.sigma * math.sqrt(math.expm1(2 * h)))
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ class PNDM:
             return chain(begin, _adams_bashforth(steps[1:], [0], len(begin)))
         if len(steps) < 4:
             raise ConfigError(f"{len(steps)} steps: Runge–Kutta begins with 3, so take at least 4")
-        if math.isinf(steps[0][0].ratio):
+        if math.isinf(steps[0][0].sigma_ve):
             raise NoAnswerError("Runge–Kutta from ᾱ = 0, where ρ = ∞: leave runge_kutta=False")
         begin = [
             row for (t, s), mid in zip(steps[:3], halfway, strict=True) for row in _runge_kutta(t, mid, s)
@@ -165,7 +163,7 @@ def _adams_bashforth(steps: Sequence[tuple[Level, Level]], made: list[int], row:
 
 def _heun_start(t: Level, s: Level) -> Iterator[Row]:
     yield _row(t, s, [])
-    if s.noise and math.isfinite(t.ratio):
+    if s.sigma and math.isfinite(t.sigma_ve):
         yield _eps_row(s, s, [1, _reach(t, s) / 2, -_reach(t, s) / 2])
 
 
@@ -180,7 +178,7 @@ def _runge_kutta(t: Level, mid: Level, s: Level) -> Iterator[Row]:
 
 def _reach(t: Level, s: Level) -> float:
     """√ᾱ_s (ρ_s − ρ_t): what multiplies ε̂ in a step from t to s, equation 9 of Liu et al. 2022."""
-    return s.noise - s.signal * t.ratio
+    return s.sigma - s.signal * t.sigma_ve
 
 
 def _nodes(known: Sequence[Level], s: Level, place: Callable[[Level], float]) -> list[float]:
@@ -192,7 +190,7 @@ def _nodes(known: Sequence[Level], s: Level, place: Callable[[Level], float]) ->
 
 def _row(t: Level, s: Level, weights: Sequence[float]) -> Row:
     """DDIM, and on it Σ_k w_k · (ε̂⁽ᵏ⁾ − ε̂)."""
-    ratio = s.noise / t.noise
+    ratio = s.sigma / t.sigma
     of_eps = [(-sum(weights)) * part for part in _eps(t)]
     return Row(
         t.t, s.t, ratio + of_eps[0], (s.signal - t.signal * ratio + of_eps[1], *weights), keeps=_eps(t)
@@ -207,4 +205,4 @@ def _eps_row(t: Level, s: Level, form: Sequence[float]) -> Row:
 
 def _eps(t: Level) -> tuple[float, float]:
     """ε̂ = (x_t − √ᾱ_t · x̂_0)/√(1−ᾱ_t)."""
-    return 1 / t.noise, -t.signal / t.noise
+    return 1 / t.sigma, -t.signal / t.sigma

@@ -17,10 +17,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from alphabar.errors import ConfigError
-from alphabar.levels import Level
-from alphabar.plan import Plan, Row
-from alphabar.schedule import NoiseSchedule
-from alphabar.timesteps import Spacing, stops
+from alphabar.samplers.plan import Plan, Row
+from alphabar.schedule import Level, NoiseSchedule, Spacing, stops
 
 __all__ = ["DDIM"]
 
@@ -29,7 +27,7 @@ __all__ = ["DDIM"]
 class DDIM:
     """Denoising diffusion implicit models.
 
-    >>> [row.noise for row in DDIM(steps=2).plan(NoiseSchedule.linear()).rows]
+    >>> [row.z for row in DDIM(steps=2).plan(NoiseSchedule.linear()).rows]
     [0.0, 0.0]
 
     Args:
@@ -67,7 +65,7 @@ class DDIM:
 
     def _row(self, t: Level, s: Level) -> Row:
         between = -math.expm1(t.log_alpha_bar - s.log_alpha_bar)
-        ratio = s.noise / t.noise
+        ratio = s.sigma / t.sigma
         # 1 − ᾱ_s − σ², with the common factor taken out: a difference of nearly equal numbers loses digits.
         of_x_t = ratio * math.sqrt(1 + self.eta**2 * between / math.expm1(t.log_alpha_bar))
         return Row(t.t, s.t, of_x_t, (s.signal - of_x_t * t.signal,), self.eta * ratio * math.sqrt(between))
@@ -75,5 +73,5 @@ class DDIM:
 
 def _climb(s: Level, t: Level) -> Row:
     """x_t/√ᾱ_t = x_s/√ᾱ_s + (ρ_t − ρ_s) · ε̂, where ρ = √(1−ᾱ)/√ᾱ and ε̂ is what x_s shows at level t."""
-    of_eps = t.noise - t.signal * s.ratio
-    return Row(t.t, t.t, t.signal / s.signal + of_eps / t.noise, (-of_eps * t.signal / t.noise,))
+    of_eps = t.sigma - t.signal * s.sigma_ve
+    return Row(t.t, t.t, t.signal / s.signal + of_eps / t.sigma, (-of_eps * t.signal / t.sigma,))

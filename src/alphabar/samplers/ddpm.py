@@ -24,11 +24,9 @@ import torch
 from torch import Tensor
 
 from alphabar.errors import look_up
-from alphabar.forward import posterior_coefficients
-from alphabar.levels import Level
-from alphabar.plan import Plan, Row
-from alphabar.schedule import NoiseSchedule, noise_power
-from alphabar.timesteps import Spacing, stops
+from alphabar.process import posterior_coefficients
+from alphabar.samplers.plan import Plan, Row
+from alphabar.schedule import Level, NoiseSchedule, Spacing, noise_power, stops
 
 __all__ = ["DDPM", "VARIANCES"]
 
@@ -41,10 +39,10 @@ def _log(variance: float) -> float:
 
 
 VARIANCES: dict[str, Variance] = {
-    "fixed_small": lambda small, large: {"noise": small**0.5},
-    "fixed_small_log": lambda small, large: {"noise": math.exp(_log(small) / 2)},
-    "fixed_large": lambda small, large: {"noise": large**0.5},
-    "fixed_large_log": lambda small, large: {"noise": math.exp(_log(large) / 2)},
+    "fixed_small": lambda small, large: {"z": small**0.5},
+    "fixed_small_log": lambda small, large: {"z": math.exp(_log(small) / 2)},
+    "fixed_large": lambda small, large: {"z": large**0.5},
+    "fixed_large_log": lambda small, large: {"z": math.exp(_log(large) / 2)},
     "learned_range": lambda small, large: {"log_variance": (_log(small), _log(large))},
     "learned": lambda small, large: {"log_variance": (-1.0, 1.0)},
 }
@@ -87,4 +85,4 @@ class DDPM:
         return (Row(t.t, s.t, a, (b,), **self._noise(s, low, high)) for (t, s), a, b, low, high in table)
 
     def _noise(self, s: Level, small: float, large: float) -> dict[str, Any]:
-        return VARIANCES[self.variance](small, large) if s.noise else {}
+        return VARIANCES[self.variance](small, large) if s.sigma else {}

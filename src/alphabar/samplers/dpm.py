@@ -15,12 +15,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from alphabar.errors import ConfigError, look_up
-from alphabar.levels import Level
-from alphabar.plan import Plan, Row
-from alphabar.quadrature import moments
-from alphabar.schedule import NoiseSchedule
-from alphabar.steps import Form, Moments, apply, check_order, fresh_noise, landed, step
-from alphabar.timesteps import Spacing, stops
+from alphabar.samplers.plan import Plan, Row
+from alphabar.samplers.quadrature import moments
+from alphabar.samplers.steps import Form, Moments, apply, check_order, fresh_noise, start_of, step
+from alphabar.schedule import Level, NoiseSchedule, Spacing, stops
 
 __all__ = ["RULES", "DPMSolver"]
 
@@ -93,7 +91,7 @@ class DPMSolver:
     def _single_step(self, levels: Sequence[Level]) -> Iterator[Row]:
         last: Form = []
         for (t, s), (made, form, _) in zip(pairwise(levels), self.evaluations(levels), strict=True):
-            yield Row.of(t, s, apply(form, landed(last)) if made else form)
+            yield Row.of(t, s, apply(form, start_of(last)) if made else form)
             last = form
 
     def evaluations(

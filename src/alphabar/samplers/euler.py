@@ -12,13 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from alphabar.levels import Level
-from alphabar.plan import Plan, Row
-from alphabar.quadrature import moments
 from alphabar.samplers.ddim import DDIM
-from alphabar.schedule import NoiseSchedule
-from alphabar.steps import apply, landed, step
-from alphabar.timesteps import Spacing, stops
+from alphabar.samplers.plan import Plan, Row
+from alphabar.samplers.quadrature import moments
+from alphabar.samplers.steps import apply, start_of, step
+from alphabar.schedule import Level, NoiseSchedule, Spacing, stops
 
 __all__ = ["Euler", "EulerAncestral", "Heun"]
 
@@ -83,7 +81,7 @@ class Heun:
             yield Row.of(t, s, euler)
             if math.isfinite(s.half_log_snr - t.half_log_snr):
                 both = step(t, s, {0: s, 1: t}, trapezoid, base=1)
-                yield Row.of(s, s, apply(both, landed(euler)))
+                yield Row.of(s, s, apply(both, start_of(euler)))
 
 
 def trapezoid(z: float, count: int) -> list[float]:

@@ -23,11 +23,9 @@ from torch import Tensor
 
 from alphabar.checks import check_count
 from alphabar.errors import ConfigError, NoAnswerError
-from alphabar.levels import CLEAN, levels_at
-from alphabar.plan import Plan, Row
 from alphabar.samplers.dpm import DPMSolver
-from alphabar.schedule import FAMILIES, NoiseSchedule
-from alphabar.timesteps import entered_at
+from alphabar.samplers.plan import Plan, Row
+from alphabar.schedule import CLEAN, FAMILIES, NoiseSchedule, entered_at, levels_at
 
 __all__ = ["Fitted"]
 
@@ -75,7 +73,7 @@ class Fitted:
 def _rows(schedule: NoiseSchedule, t: Sequence[float], shares: Sequence[Sequence[float]]) -> list[Row]:
     rows = []
     for (start, end), share in zip(pairwise((*levels_at(schedule, t), CLEAN)), shares, strict=True):
-        of_x_t = end.noise / start.noise
+        of_x_t = end.sigma / start.sigma
         earlier = [end.signal * w for w in share]
         newest = end.signal - of_x_t * start.signal - sum(earlier)
         rows.append(Row.of(start, end, [of_x_t, newest, *earlier]))

@@ -15,12 +15,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from alphabar.errors import look_up
-from alphabar.levels import Level
-from alphabar.plan import Plan, Row
-from alphabar.quadrature import moments
-from alphabar.schedule import NoiseSchedule
-from alphabar.steps import Form, Moments, apply, check_order, landed, step
-from alphabar.timesteps import Spacing, stops
+from alphabar.samplers.plan import Plan, Row
+from alphabar.samplers.quadrature import moments
+from alphabar.samplers.steps import Form, Moments, apply, check_order, start_of, step
+from alphabar.schedule import Level, NoiseSchedule, Spacing, stops
 
 __all__ = ["SCALES", "UniPC"]
 
@@ -80,7 +78,7 @@ class UniPC:
             here = [1.0]
             if i and i - 1 not in self.uncorrected:
                 met = {k: levels[i - k] for k in range(order + 1)}
-                here = apply(step(levels[i - 1], t, met, integrals, base=1), landed(predicted))
+                here = apply(step(levels[i - 1], t, met, integrals, base=1), start_of(predicted))
             left = len(levels) - 1 - i if self.lower_order_final else self.order
             order = min(self.order, i + 1, left)
             predicted = step(t, s, {k: levels[i - k] for k in range(order)}, integrals)

@@ -1,0 +1,266 @@
+"""The commands that take a trained network: sample, edit, inpaint, interpolate.
+
+Like every command of ``cli.py``, each is a dataclass: its fields are the arguments, calling it does the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tyro.conf import Positional
+
+from alphabar.checks import check_count
+from alphabar.cli import plots
+from alphabar.denoise import ClassifierFree, Clipped, Denoise
+from alphabar.errors import ConfigError, look_up
+from alphabar.samplers import (
+    DDIM,
+    DDPM,
+    DEIS,
+    LMS,
+    PNDM,
+    DPMSolver,
+    Euler,
+    EulerAncestral,
+    Fitted,
+    Heun,
+    Sampler,
+    UniPC,
+    image_to_image,
+    inpaint,
+    interpolate,
+    sample,
+    track,
+)
+from alphabar.training import Checkpoint, checkpoint, read_image, to_unit
+
+__all__ = ["SAMPLERS", "Edit", "Inpaint", "Interpolate", "Sample", "wrote"]
+
+
+def _fitted(evaluations: int, spacing: str | None = None) -> Fitted:
+    if spacing is not None:
+        raise ConfigError(
+            f"spacing is {spacing!r}, but where the fitted sampler stops is fitted too: leave spacing out"
+        )
+    return Fitted(evaluations)
+
+
+SAMPLERS: dict[str, Callable[..., Sampler]] = {
+    "ddpm": DDPM,
+    "ddim": DDIM,
+    "euler": Euler,
+    "euler_ancestral": EulerAncestral,
+    "heun": lambda evaluations, **more: Heun((evaluations + 1) // 2, **more),
+    "dpm": DPMSolver,
+    "unipc": UniPC,
+    "deis": DEIS,
+    "lms": LMS,
+    "pndm": lambda evaluations, **more: PNDM(max(evaluations - 1, 1), **more),
+    "fitted": _fitted,
+}
+"""By name: functions of the evaluations of the network, and of a spacing; the fitted one has its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FromRun:
+    run: Positional[Path]
+    """A folder that ``alphabar train`` or diffusers wrote."""
+    steps: int = 50
+    """Evaluations of the network for each sample, 1 … T."""
+    guidance: float = 1.0
+    """How much the label counts: 1 as trained, more for clearer and less varied pictures."""
+    compile: bool = False
+    """Compile the network, which takes minutes: then steps are faster, on a GPU by CUDA graphs."""
+
+    def _loaded(self) -> Checkpoint:
+        loaded = checkpoint.load(self.run)
+        network: Any = loaded.network.to(_device())
+        if self.compile:
+            # A graph writes its answer over the last one, which the loop has read by then.
+            network = torch.compile(network, mode="reduce-overhead")
+        return replace(loaded, network=network)
+
+    def _denoiser(self, loaded: Checkpoint, labels: Tensor | None) -> Denoise:
+        denoiser = loaded.denoiser(None if labels is None else labels.to(_device()))
+        if self.guidance == 1:
+            return Clipped(denoiser)
+        if loaded.training.get("label_dropout") == 0:
+            raise ConfigError(
+                f"guidance is {self.guidance}, but this network was trained with label_dropout 0 and knows "
+                "nothing without a label: leave guidance at 1"
+            )
+        return Clipped(ClassifierFree(denoiser, self.guidance, null_label=len(loaded.classes)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sampled(_FromRun):
+    sampler: str = "ddim"
+    """ddpm, ddim, euler, euler_ancestral, heun, dpm, unipc, deis, lms, pndm, fitted (5 … 50 steps)."""
+    spacing: str | None = None
+    """Which t it visits: trailing, leading, linspace, karras, log_snr; by default as suits it."""
+    seed: int = 0
+    """Sample n of a seed is the same whatever the batch."""
+
+    def _sampler(self) -> Sampler:
+        spacing = {} if self.spacing is None else {"spacing": self.spacing}
+        return look_up(SAMPLERS, self.sampler, "sampler")(self.steps, **spacing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(_Sampled):
+    """Draw samples from a trained network: one picture each, and a grid of all."""
+
+    num: int = 64
+    """How many."""
+    label: tuple[str, ...] = ()
+    """Classes to draw, in turn, for a class-conditional network; by default all."""
+    batch_size: int = 64
+    """Samples at a time."""
+    out: Path | None = None
+    """The folder to write; by default RUN/samples."""
+
+    def __call__(self) -> None:
+        """Sample in batches and write the pictures."""
+        check_count(num=self.num, batch_size=self.batch_size)
+        loaded, sampler = self._loaded(), self._sampler()
+        labels = loaded.labels(self.num, self.label)
+        batches = []
+        for first in track(range(0, self.num, self.batch_size), -(-self.num // self.batch_size), "sampling"):
+            part = slice(first, min(first + self.batch_size, self.num))
+            denoiser = self._denoiser(loaded, None if labels is None else labels[part])
+            shape = (part.stop - first, *loaded.shape)
+            batches.append(
+                sample(
+                    denoiser, shape, sampler, seed=self.seed, first=first, device=_device(), progress=False
+                )
+            )
+        images = torch.cat(batches).cpu()
+        out = self.out or self.run / "samples"
+        for i, x in enumerate(images):
+            plots.image(x, out / f"{i:05}.png")
+        plots.grid(images, out / "grid.png")
+        wrote(out / "grid.png")
+        wrote(out, f"{len(images)} pictures")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Edited(_FromRun):
+    label: str | None = None
+    """The class to make of it, for a class-conditional network; by default none."""
+
+    def _pictures(self, loaded: Checkpoint, path: Path, count: int) -> Tensor:
+        channels, height, _ = loaded.shape
+        x_0 = to_unit(read_image(path, size=height, channels=channels))
+        return x_0.expand(count, *x_0.shape).to(_device())
+
+    def _labelled(self, loaded: Checkpoint, count: int) -> Denoise:
+        if self.label is None and self.guidance != 1 and loaded.classes:
+            raise ConfigError(f"guidance is {self.guidance}, but towards which class? Add --label")
+        if self.label is None and loaded.classes:
+            return self._denoiser(loaded, torch.full((count,), len(loaded.classes)))
+        return self._denoiser(loaded, loaded.labels(count, () if self.label is None else (self.label,)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit(_Edited, _Sampled):
+    """Make a picture anew from a noisy version of it: image to image (SDEdit)."""
+
+    image: Positional[Path]
+    """The picture to start from."""
+    t: int | None = None
+    """How far it is noised, 0 … T−1: the further, the freer; by default half of T."""
+    num: int = 7
+    """How many to make."""
+    out: Path = Path("edit.png")
+    """Where to write; the picture itself comes first."""
+
+    def __call__(self) -> None:
+        """Write the picture and what was made of it, side by side."""
+        check_count(num=self.num)
+        loaded, sampler = self._loaded(), self._sampler()
+        x_0 = self._pictures(loaded, self.image, self.num)
+        t = len(loaded.schedule) // 2 if self.t is None else self.t
+        made = image_to_image(self._labelled(loaded, self.num), x_0, sampler, t, seed=self.seed)
+        _strip([("given", x_0[0]), *((f"t = {t}, #{i}", x) for i, x in enumerate(made))], self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inpaint(_Edited, _Sampled):
+    """Make anew what a mask leaves open, and keep the rest of a picture to the pixel (RePaint)."""
+
+    image: Positional[Path]
+    """The picture."""
+    mask: Positional[Path]
+    """A picture of the same form: white stays, black is made anew."""
+    sampler: str = "ddpm"
+    """ddpm, ddim, euler, euler_ancestral: one that remembers nothing, for inpainting changes the state."""
+    resamples: int = 5
+    """How often each stretch is gone through, so that old and new find together."""
+    jump: int = 1
+    """Steps in a stretch."""
+    num: int = 6
+    """How many to make."""
+    out: Path = Path("inpaint.png")
+    """Where to write; the picture and what was kept of it come first."""
+
+    def __call__(self) -> None:
+        """Write the picture, what is known of it, and what was made, side by side."""
+        check_count(num=self.num)
+        loaded, sampler = self._loaded(), self._sampler()
+        x_0 = self._pictures(loaded, self.image, self.num)
+        keep = to_unit(read_image(self.mask, size=loaded.shape[1], channels=1)).to(x_0) > 0
+        made = inpaint(
+            self._labelled(loaded, self.num),
+            x_0,
+            keep,
+            sampler,
+            resamples=self.resamples,
+            jump=self.jump,
+            seed=self.seed,
+        )
+        known = torch.where(keep, x_0[0], 0.0)
+        _strip([("given", x_0[0]), ("kept", known), *((f"#{i}", x) for i, x in enumerate(made))], self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interpolate(_Edited):
+    """Walk from one picture to another through the noise they come from (DDIM inversion)."""
+
+    image_a: Positional[Path]
+    """Where to start."""
+    image_b: Positional[Path]
+    """Where to end."""
+    num: int = 7
+    """How many pictures, the ends included, at least 2."""
+    out: Path = Path("interpolate.png")
+    """Where to write."""
+
+    def __call__(self) -> None:
+        """Write the pictures along the way, side by side."""
+        if self.num < 2:
+            raise ConfigError(f"num is {self.num}: it must be at least 2, the two ends")
+        loaded = self._loaded()
+        x_a, x_b = (self._pictures(loaded, path, 1) for path in (self.image_a, self.image_b))
+        weights = [i / (self.num - 1) for i in range(self.num)]
+        made = interpolate(self._labelled(loaded, 1), x_a, x_b, weights, self.steps)[:, 0]
+        _strip([(f"{weight:.2f}", x) for weight, x in zip(weights, made, strict=True)], self.out)
+
+
+def _strip(shown: list[tuple[str, Tensor]], out: Path) -> None:
+    captions, images = zip(*shown, strict=True)
+    plots.strip(torch.stack(images).cpu(), captions, out)
+    wrote(out)
+
+
+def wrote(path: Path, what: str = "") -> None:
+    """Say where a command's result lies."""
+    print(f"wrote {path}{f' ({what})' if what else ''}")
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,22 @@
+"""Network + schedule + parameterisation → x̂_0, and guidance as wrappers of that."""
+
+from alphabar.denoise.denoiser import Denoise, Denoiser, Estimate, answer
+from alphabar.denoise.guidance import (
+    ClassifierFree,
+    ClassifierGuided,
+    Clipped,
+    DynamicThreshold,
+    dynamic_threshold,
+)
+
+__all__ = [
+    "ClassifierFree",
+    "ClassifierGuided",
+    "Clipped",
+    "Denoise",
+    "Denoiser",
+    "DynamicThreshold",
+    "Estimate",
+    "answer",
+    "dynamic_threshold",
+]

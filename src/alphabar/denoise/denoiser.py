@@ -1,0 +1,185 @@
+"""A denoiser: network + schedule + parameterisation → x̂_0, the network's estimate of the clean sample.
+
+    x̂_0 = p · x_t + q · network(c_in · x_t, time)      p, q, c_in, time of the parameterisation at t
+
+A sampler never calls a network; it asks a denoiser. Whatever changes the answer (guidance, clipping) is a
+wrapper of a denoiser and a denoiser itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from alphabar.checks import check_float
+from alphabar.errors import DtypeError, ShapeError
+from alphabar.kernels import lincomb
+from alphabar.process import Parameterisation, coefficients_at, named, no_answer
+from alphabar.schedule import NoiseSchedule
+
+__all__ = ["Denoise", "Denoiser", "Estimate"]
+
+
+class Estimate(NamedTuple):
+    """What a denoiser says at (x_t, t)."""
+
+    x_0: Tensor
+    """(B, C, …): x̂_0, in float32 or wider."""
+    variance: Tensor | None = None
+    """(B, C, …): the second half of the channels of a network that learns its variance, as it came."""
+
+
+class Denoise(Protocol):
+    """What samplers ask for: a callable that knows its schedule."""
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The schedule that t refers to."""
+
+    def __call__(self, x_t: Tensor, t: float) -> Estimate:
+        """Estimate x_0 from x_t, (B, C, …), at level t."""
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """Any ``network(x_t, t)`` as a denoiser.
+
+    >>> schedule = NoiseSchedule.linear()
+    >>> denoiser = Denoiser(lambda x_t, t: torch.zeros_like(x_t), schedule, "epsilon")
+    >>> denoiser(torch.full((1, 1, 2, 2), 0.5), 0).x_0[0, 0, 0]
+    tensor([0.5000, 0.5000])
+
+    Args:
+        network: called as ``network(x, time)`` with x (B, C, …) and time (B,): for most kinds x_t itself and
+            t, int64, or float32 between the integers; for ``"flow"`` and ``"edm"`` x_t times their c_in, and
+            their own time in float32. Returns a tensor, or an object whose ``sample`` is one (a diffusers
+            model), of C channels or, with a learned variance, 2C.
+        schedule: the noise schedule it was trained with.
+        prediction: how it is asked and read: ``"epsilon"``, ``"sample"``, ``"v_prediction"``, ``"flow"``,
+            ``"edm"``, or a :class:`~alphabar.process.Parameterisation` such as ``edm(sigma_data=1.0)``.
+        labels: (B,) class labels, handed on as ``network(x_t, t, class_labels=labels)``.
+
+    Raises:
+        UnknownNameError: another prediction.
+    """
+
+    network: Callable[..., Any]
+    schedule: NoiseSchedule
+    prediction: str | Parameterisation = "epsilon"
+    labels: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        named(self.prediction)
+        if not callable(self.network):
+            raise DtypeError(f"network is a {type(self.network).__name__}: pass a callable network(x_t, t)")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_name: str | Path,
+        labels: Tensor | None = None,
+        device: str | torch.device | None = None,
+    ) -> Denoiser:
+        """Open a diffusers pipeline of an unconditional or class-conditional network.
+
+        Args:
+            path_or_name: a folder with ``unet/`` and ``scheduler/``, or the name of a pipeline on the Hugging
+                Face hub such as ``"google/ddpm-cifar10-32"``.
+            labels: (B,) class labels, where the network has classes.
+            device: where its weights go.
+
+        Raises:
+            CheckpointError: no such pipeline, one of another kind, or labels that it does not take.
+            UnknownNameError: a prediction or a noise schedule that is not known.
+            MissingExtraError: diffusers is not installed.
+        """
+        loaded = _checkpoints().load(path_or_name)
+        denoiser: Denoiser = loaded.denoiser(None if labels is None else labels.to(device))
+        denoiser.network.to(device)  # type: ignore[attr-defined]  # what is loaded is a module
+        return denoiser
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write network, schedule and prediction as a pipeline folder that diffusers opens.
+
+        Args:
+            folder: where; a checkpoint that is already there is replaced.
+
+        Raises:
+            CheckpointError: a network without a diffusers configuration, or a place that is something else.
+            MissingExtraError: diffusers is not installed.
+        """
+        checkpoints = _checkpoints()
+        return Path(checkpoints.save(folder, checkpoints.of(self)))
+
+    def __call__(self, x_t: Tensor, t: float) -> Estimate:
+        """Estimate x_0 at level t.
+
+        Args:
+            x_t: (B, C, …) noisy data, in the precision of the network.
+            t: 0 … T−1, whole (an int) or fractional, one for the whole batch.
+
+        Raises:
+            NoAnswerError: ᾱ_t = 0, where ε-prediction and EDM have no answer.
+            ShapeError: the network returned another shape, or labels of another batch.
+            TimestepError, DtypeError: t or x_t that do not fit.
+        """
+        check_float(x_t=x_t)
+        self._check_labels(x_t)
+        numbers = coefficients_at(self.schedule, self.kind, t)
+        if not numbers.answers:
+            raise no_answer(self.kind, f"t = {t}")
+        given = x_t if numbers.input == 1 else lincomb((numbers.input,), (x_t,))
+        time = one_each(t if math.isnan(numbers.time) else numbers.time, x_t)
+        output, variance = _halves(answer(self.network, given, time, self.labels), x_t, t)
+        wide = torch.promote_types(x_t.dtype, torch.float32)
+        return Estimate(lincomb(numbers.x_0, (x_t, output.to(x_t.dtype)), dtype=wide), variance)
+
+    @cached_property
+    def kind(self) -> Parameterisation:
+        """How the network is asked and read."""
+        return named(self.prediction)
+
+    def _check_labels(self, x_t: Tensor) -> None:
+        if self.labels is not None and self.labels.shape[:1] != x_t.shape[:1]:
+            raise ShapeError(
+                f"labels have shape {tuple(self.labels.shape)}, x_t {tuple(x_t.shape)}: give one a sample"
+            )
+
+
+def one_each(t: float, x_t: Tensor) -> Tensor:
+    """Return a time as networks take it: (B,), one a sample, int64 or float32 as it is an int or a float."""
+    return torch.full((len(x_t),), t, device=x_t.device)
+
+
+def _checkpoints() -> Any:
+    # Checkpoints are made of denoisers: only a look at call time can go the other way.
+    return importlib.import_module("alphabar.training.checkpoint")
+
+
+def answer(network: Callable[..., Any], x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    """Return what the network says: a tensor, or the ``sample`` of the object a diffusers model returns."""
+    conditions = {} if labels is None else {"class_labels": labels}
+    said = network(x_t, t, **conditions)
+    output: Tensor = said if isinstance(said, Tensor) else getattr(said, "sample", said)
+    check_float(**{"the network's answer": output})
+    return output
+
+
+def _halves(output: Tensor, x_t: Tensor, t: float) -> tuple[Tensor, Tensor | None]:
+    if output.shape == x_t.shape:
+        return output, None
+    if x_t.ndim > 1 and output.shape == (len(x_t), 2 * x_t.shape[1], *x_t.shape[2:]):
+        mean, variance = output.chunk(2, dim=1)
+        return mean, variance
+    raise ShapeError(
+        f"the network returned {tuple(output.shape)} for x_t of shape {tuple(x_t.shape)} at t = {t}: it must "
+        "return the same shape, or twice the channels when it learns its variance"
+    )

@@ -1,0 +1,213 @@
+"""The kernels for CUDA, in Triton: the reference's numbers, in one pass over memory.
+
+    out[r, i] = c_0[r] · x_0[r, i] + … + c_n[r] · z[r, i]        in float64, rounded once
+    z = Box–Muller(Philox4x32-10(key = seed; counter = block, stream, sample))
+
+One kernel does sums, sums with noise and noise alone. A program takes a piece of one row, in blocks of four
+elements, as Philox makes them. Logarithm and cosine are the polynomials of ``normals.h``, since the device's
+own are approximations; products and sums may be contracted here, so normals differ by units of rounding.
+Loaded when the first tensor on a GPU asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from alphabar.kernels.cpu import Address, Coefficient, leading, signed, table_of, without_zeros
+
+__all__ = ["by_rows", "lincomb", "normal"]
+
+MOST = 6  # tensors in one sum
+BLOCK = 256  # of four elements each, in one program
+DTYPES = torch.float64, torch.float32, torch.bfloat16, torch.float16
+
+
+@triton.jit
+def _unit(word: Any) -> Any:
+    return word.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10
+
+
+@triton.jit
+def _log(u: Any) -> Any:
+    shifted = u.to(tl.int32, bitcast=True) - 0x3F3504F3
+    exponent = (shifted >> 23).to(tl.float32)
+    m = ((shifted & 0x007FFFFF) + 0x3F3504F3).to(tl.float32, bitcast=True) - 1.0
+    square = m * m
+    p = 7.0376836292e-2 * m - 1.1514610310e-1
+    p = p * m + 1.1676998740e-1
+    p = p * m - 1.2420140846e-1
+    p = p * m + 1.4249322787e-1
+    p = p * m - 1.6668057665e-1
+    p = p * m + 2.0000714765e-1
+    p = p * m - 2.4999993993e-1
+    p = p * m + 3.3333331174e-1
+    p = p * m * square + exponent * -2.12194440e-4 - 0.5 * square
+    return m + p + exponent * 0.693359375
+
+
+@triton.jit
+def _turn(u: Any) -> Any:
+    quarter = tl.floor(u * 4.0 + 0.5)
+    x = (u - quarter * 0.25) * 6.283185307179586
+    square = x * x
+    s = x + x * square * (-1.6666654611e-1 + square * (8.3321608736e-3 - square * 1.9515295891e-4))
+    c = 4.166664568298827e-2 + square * (-1.388731625493765e-3 + square * 2.443315711809948e-5)
+    c = 1.0 - 0.5 * square + square * square * c
+    q = quarter.to(tl.int32)
+    along = tl.where((q & 1) == 1, s, c)
+    across = tl.where((q & 1) == 1, c, s)
+    return tl.where(((q + 1) & 2) == 2, -along, along), tl.where((q & 2) == 2, -across, across)
+
+
+@triton.jit
+def _pair(radius: Any, angle: Any) -> Any:
+    length = tl.sqrt(-2.0 * _log(_unit(radius)))
+    cosine, sine = _turn(_unit(angle))
+    return length * cosine, length * sine
+
+
+@triton.jit
+def _normals(seed: Any, block: Any, stream: Any, sample: Any, BLOCK: tl.constexpr) -> Any:
+    zero = block * 0
+    low = (zero + (sample & 0xFFFFFFFF)).to(tl.uint32)
+    high = (zero + (sample >> 32)).to(tl.uint32)
+    words = tl.philox(seed, block.to(tl.uint32), (zero + stream).to(tl.uint32), low, high)
+    z0, z1 = _pair(words[0], words[1])
+    z2, z3 = _pair(words[2], words[3])
+    return tl.join(tl.join(z0, z2), tl.join(z1, z3)).reshape(BLOCK, 4)
+
+
+@triton.jit(do_not_specialize=["seed", "stream", "first"])
+def _kernel(
+    out: Any,
+    x_0: Any,
+    x_1: Any,
+    x_2: Any,
+    x_3: Any,
+    x_4: Any,
+    x_5: Any,
+    table: Any,
+    row_stride: Any,
+    columns: Any,
+    pieces: Any,
+    seed: Any,
+    stream: Any,
+    first: Any,
+    COUNT: tl.constexpr,
+    NOISE: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    row = tl.program_id(0).to(tl.int64) // pieces
+    block = tl.program_id(0).to(tl.int64) % pieces * BLOCK + tl.arange(0, BLOCK).to(tl.int64)
+    column = block[:, None] * 4 + tl.arange(0, 4)[None, :]
+    inside = column < columns
+    place = row * columns + column
+    c = table + row * row_stride
+    total = tl.zeros((BLOCK, 4), tl.float64)
+    if COUNT > 0:
+        total += tl.load(c) * tl.load(x_0 + place, mask=inside, other=0.0).to(tl.float64)
+    if COUNT > 1:
+        total += tl.load(c + 1) * tl.load(x_1 + place, mask=inside, other=0.0).to(tl.float64)
+    if COUNT > 2:
+        total += tl.load(c + 2) * tl.load(x_2 + place, mask=inside, other=0.0).to(tl.float64)
+    if COUNT > 3:
+        total += tl.load(c + 3) * tl.load(x_3 + place, mask=inside, other=0.0).to(tl.float64)
+    if COUNT > 4:
+        total += tl.load(c + 4) * tl.load(x_4 + place, mask=inside, other=0.0).to(tl.float64)
+    if COUNT > 5:
+        total += tl.load(c + 5) * tl.load(x_5 + place, mask=inside, other=0.0).to(tl.float64)
+    if NOISE:
+        z = _normals(seed, block, stream, first + row, BLOCK)
+        if out.dtype.element_ty != tl.float64:
+            z = z.to(out.dtype.element_ty)
+        total += tl.load(c + COUNT) * z.to(tl.float64)
+    if out.dtype.element_ty == tl.float64:
+        tl.store(out + place, total, mask=inside)
+    else:  # through float on the way to the half types, as torch rounds them
+        tl.store(out + place, total.to(tl.float32).to(out.dtype.element_ty), mask=inside)
+
+
+def lincomb(
+    coefficients: Sequence[Coefficient], tensors: Sequence[Tensor], out: Tensor, noise: Address | None = None
+) -> bool:
+    """Write the sum into ``out`` and return True, or return False where the kernel does not cover it."""
+    coefficients, tensors = without_zeros(coefficients, tensors)
+    if not tensors:
+        return False
+    lead = max(map(leading, coefficients))
+    if lead == out.ndim > 1:
+        return False  # a coefficient for each element
+    if lead:
+        return by_rows(table_of(coefficients, out.shape[:lead], out.device), tensors, out, noise)
+    if not _lie_alike(tensors, out, True, noise):
+        return False
+    table = torch.tensor([list(map(float, coefficients))], dtype=torch.float64)
+    return _launch(table, 1 if noise is None else len(out), tensors, out, noise)
+
+
+def by_rows(table: Tensor, tensors: Sequence[Tensor], out: Tensor, noise: Address | None = None) -> bool:
+    """The same with a (…, n) float64 table whose rows belong to the leading dimensions of the data."""
+    lead = table.ndim - 1
+    fits = lead < out.ndim and table.shape[:-1] == out.shape[:lead] and (noise is None or lead == 1)
+    if not fits or not _lie_alike(tensors, out, False, noise):
+        return False
+    rows = table.reshape(-1, table.shape[-1])
+    return _launch(rows, len(rows), tensors, out, noise)
+
+
+def normal(out: Tensor, address: Address) -> bool:
+    """Fill (samples, size) float32 with normals and return True."""
+    return _launch(torch.ones(1, 1, dtype=torch.float64), len(out), (), out, address)
+
+
+def _lie_alike(tensors: Sequence[Tensor], out: Tensor, shared: bool, noise: Address | None) -> bool:
+    """Whether all lie alike and densely, of one dtype but for the last, row by row where rows differ."""
+    last = not out.is_contiguous()
+    if last and not (shared and noise is None and out.is_contiguous(memory_format=torch.channels_last)):
+        return False
+    if noise is not None and tensors[0].dtype != out.dtype:
+        return False
+    like = tensors[0]
+    return (
+        out.dtype in DTYPES
+        and len(tensors) <= MOST
+        and all(
+            x.dtype == like.dtype
+            and x.device == out.device
+            and x.shape == out.shape
+            and x.stride() == out.stride()
+            for x in tensors
+        )
+    )
+
+
+def _launch(table: Tensor, rows: int, tensors: Sequence[Tensor], out: Tensor, noise: Address | None) -> bool:
+    if not out.numel():
+        return True
+    columns = out.numel() // rows
+    seed, stream, first = signed(noise or Address(0, 0))  # Triton reads the sixty-four bits either way
+    table = table.to(out.device).contiguous()
+    data = [*tensors, *[out] * (MOST - len(tensors))]
+    pieces = triton.cdiv(columns, 4 * BLOCK)
+    stride = table.shape[1] if len(table) > 1 else 0
+    _kernel[(rows * pieces,)](
+        out,
+        *data,
+        table,
+        stride,
+        columns,
+        pieces,
+        seed,
+        stream,
+        first,
+        len(tensors),
+        noise is not None,
+        BLOCK,
+    )
+    return True

@@ -1,0 +1,205 @@
+r"""A plan: the whole of a sampler, as a table of coefficients. One row is one evaluation of the network.
+
+    x_s = a · x_t + b_0 · x̂_0 + b_1 · x̂_0' + … + c · z
+
+x̂_0 is what the denoiser says now, x̂_0' what it said a row before, z fresh noise; a, b, c are plain
+numbers that depend on ᾱ alone. A plan never sees data, so it can be read, printed, compared, and tested
+against exact answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+from torch import Tensor
+
+from alphabar.errors import ConfigError, NoAnswerError, ShapeError
+from alphabar.kernels import Address, lincomb, work_dtype
+from alphabar.samplers.steps import Form
+from alphabar.schedule import Level, NoiseSchedule
+
+__all__ = ["Plan", "Row", "Sampler"]
+
+X_0 = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One evaluation of the network and the step it pays for."""
+
+    t: float
+    """Where the network is evaluated, 0 … T−1."""
+    s: float
+    """Where the step lands, −1 for clean data; above t where it ends with a jump back up, as in RePaint."""
+    x: float
+    """a: of x_t."""
+    history: tuple[float, ...]
+    """b: of x̂_0, and of what the rows before this one kept, newest first."""
+    z: float = 0.0
+    """c: of fresh standard normal noise."""
+    log_variance: tuple[float, float] | None = None
+    """The log-variance where a network that learns it answers −1 and +1; between them it interpolates."""
+    keeps: tuple[float, float] = X_0
+    """What later rows remember of this one: so much of x_t and of x̂_0."""
+
+    @classmethod
+    def of(cls, t: Level, s: Level, form: Form, z: float = 0.0) -> Row:
+        """Return the row of a form of x_t and the estimates."""
+        return cls(t.t, s.t, form[0], tuple(form[1:]), z)
+
+    def advance(
+        self,
+        x_t: Tensor,
+        history: Sequence[Tensor],
+        noise: Tensor | Address | None = None,
+        variance: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Return x_s.
+
+        Args:
+            x_t: (B, …) the state at t.
+            history: x̂_0 and what the rows before :meth:`kept`, newest first, each like x_t.
+            noise: standard normal, like x_t, or the address of it; may be None where the row adds none.
+            variance: the network's answer on the variance, like x_t, where ``log_variance`` is set.
+            out: where to write, like x_t; may be x_t.
+
+        Raises:
+            ShapeError: ``log_variance`` is set and the network gave no answer on the variance.
+            ConfigError: fewer estimates than the row needs, or no noise where it adds some.
+        """
+        if len(history) < len(self.history) or (self.is_random and noise is None):
+            raise ConfigError(f"the row at t = {self.t} needs {len(self.history)} estimates and its noise")
+        tensors = x_t, *history[: len(self.history)]
+        if noise is None or not self.is_random:
+            return lincomb((self.x, *self.history), tensors, out=out)
+        coefficients = self.x, *self.history, self.z_scale(variance)
+        if isinstance(noise, Tensor):
+            return lincomb(coefficients, (*tensors, noise), out=out)
+        return lincomb(coefficients, tensors, noise=noise, out=out)
+
+    def kept(self, x_t: Tensor, x_0: Tensor) -> Tensor:
+        """Return what later rows remember: x̂_0 itself, or ε̂ = (x_t − √ᾱ_t · x̂_0)/√(1−ᾱ_t)."""
+        return x_0 if self.keeps == X_0 else lincomb(self.keeps, (x_t, x_0))
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the step adds noise."""
+        return self.z != 0 or self.log_variance is not None
+
+    def z_scale(self, variance: Tensor | None) -> float | Tensor:
+        """Return c, or what the network's answer on the variance makes of it.
+
+        Raises:
+            ShapeError: ``log_variance`` is set and there is no answer.
+        """
+        if self.log_variance is None:
+            return self.z
+        if variance is None:
+            raise ShapeError(
+                "this sampler takes its variance from the network, and the network returned none: give it "
+                "twice the channels of x_t, or choose variance='fixed_small'"
+            )
+        low, high = self.log_variance
+        share = (variance.to(work_dtype(variance.device)) + 1) / 2
+        return (0.5 * (low + (high - low) * share)).exp()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The rows of a sampler on a schedule, from the noisy end down.
+
+    Raises:
+        ConfigError: no rows, rows that do not join, or a history longer than what has been estimated.
+        NoAnswerError: a coefficient that is not finite.
+    """
+
+    rows: tuple[Row, ...]
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise ConfigError("a plan needs at least one row")
+        is_inversion = self.is_inversion
+        for row, following in pairwise(self.rows):
+            if not (row.s < following.t if is_inversion else row.s == following.t):
+                raise ConfigError(
+                    f"a row lands at t = {row.s}, the next one starts at {following.t}: they must join"
+                )
+        for i, row in enumerate(self.rows):
+            if len(row.history) > i + 1:
+                raise ConfigError(
+                    f"row {i} remembers {len(row.history)} estimates, but only {i + 1} were made"
+                )
+            numbers = row.x, row.z, *row.history, *row.keeps, *(row.log_variance or ())
+            if not all(map(math.isfinite, numbers)):
+                raise NoAnswerError(
+                    f"the step from t = {row.t} to {row.s} has coefficients that are not finite: {row}"
+                )
+
+    def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
+        """Return itself: a plan is a sampler whose rows are settled.
+
+        Raises:
+            ConfigError: another ``t_start`` than that of its first row.
+        """
+        if t_start not in (None, self.rows[0].t):
+            raise ConfigError(f"t_start is {t_start}, but this plan starts at t = {self.rows[0].t}")
+        return self
+
+    @property
+    def is_inversion(self) -> bool:
+        """Whether it leads from data up to noise: then each row asks the network at the t where it lands."""
+        return all(row.t == row.s for row in self.rows)
+
+    @property
+    def timesteps(self) -> tuple[float, ...]:
+        """Where the network is evaluated, in order."""
+        return tuple(row.t for row in self.rows)
+
+    @property
+    def memory(self) -> int:
+        """How many estimates the rows need at most, the newest included."""
+        return max(len(row.history) for row in self.rows)
+
+    @property
+    def columns(self) -> dict[str, tuple[float, ...]]:
+        """The table by columns: t, s, x_t, x_0, what is remembered (x_0' or eps', …), z."""
+        kept = "x_0" if all(row.keeps == X_0 for row in self.rows) else "eps"
+        names = ["t", "s", "x_t", "x_0", *(kept + "'" * k for k in range(1, self.memory)), "z"]
+        rows = [
+            (row.t, row.s, row.x, *row.history, *[0.0] * (self.memory - len(row.history)), row.z)
+            for row in self.rows
+        ]
+        columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+        learned = [row.log_variance or (-math.inf, -math.inf) for row in self.rows]
+        bounds = zip(("log_variance_low", "log_variance_high"), zip(*learned, strict=True), strict=True)
+        return columns | (dict(bounds) if any(row.log_variance for row in self.rows) else {})
+
+    def to_csv(self) -> str:
+        """Return the table as text with commas, every number to its last digit."""
+        lines = zip(*self.columns.values(), strict=True)
+        return "\n".join([",".join(self.columns), *(",".join(map(repr, line)) for line in lines), ""])
+
+    def __str__(self) -> str:
+        cells = [[name, *(f"{number:.6g}" for number in column)] for name, column in self.columns.items()]
+        widths = [max(map(len, column)) for column in cells]
+        lines = zip(*cells, strict=True)
+        return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class Sampler(Protocol):
+    """What makes a plan: a small frozen object that holds a sampler's settings."""
+
+    def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
+        """Return the rows on this schedule, entered at ``t_start`` (by default at the noisy end).
+
+        Raises:
+            TimestepError, ConfigError, UnknownNameError: steps or a spacing that do not fit the schedule.
+        """
