@@ -13,11 +13,11 @@ from originals import GuidedOriginal, LucidOriginal, randomised
 
 from alphabar import DDIM, NoiseSchedule, sample
 from alphabar.cli.convert import Convert
-from alphabar.convert import Told, convert, read
+from alphabar.convert import ConvertOptions, convert, read
 from alphabar.errors import CheckpointError, ConfigError, UnknownNameError
 from alphabar.training.checkpoint import load
 
-TOLD = Told(image_size=16, schedule="linear", diffusion_steps=1000, num_heads=2)
+OPTIONS = ConvertOptions(image_size=16, schedule="linear", diffusion_steps=1000, num_heads=2)
 T = torch.tensor([3, 977])
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
@@ -60,9 +60,9 @@ VARIANTS = {
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_what_unet2dmodel_can_express_becomes_one_and_computes_the_same(name, tmp_path):
-    arguments, told = VARIANTS[name]
+    arguments, changes = VARIANTS[name]
     original, source = guided(tmp_path, **arguments)
-    convert(source, tmp_path / "out", Told(**{**asdict(TOLD), **told}))
+    convert(source, tmp_path / "out", ConvertOptions(**{**asdict(OPTIONS), **changes}))
     x = X[:, : arguments.get("image", 3)]
     # The folder is diffusers' own: nothing of ours is needed to open it.
     network = diffusers.UNet2DModel.from_pretrained(tmp_path / "out" / "unet")
@@ -73,7 +73,7 @@ def test_what_unet2dmodel_can_express_becomes_one_and_computes_the_same(name, tm
 
 def test_labels_are_carried_over(tmp_path):
     original, source = guided(tmp_path, classes=5)
-    loaded = read(source, TOLD)
+    loaded = read(source, OPTIONS)
     labels = torch.tensor([4, 0])
     check_same(loaded.network(X, T, class_labels=labels).sample, original(X, T, labels))
     assert loaded.classes == ("0", "1", "2", "3", "4")
@@ -82,14 +82,16 @@ def test_labels_are_carried_over(tmp_path):
 
 def test_timesteps_that_were_rescaled_become_a_table(tmp_path):
     original, source = guided(tmp_path, see=1000 / 4000)
-    told = Told(**{**asdict(TOLD), "diffusion_steps": 4000, "schedule": "cosine", "rescale_timesteps": True})
-    convert(source, tmp_path / "out", told)
+    options = ConvertOptions(
+        **{**asdict(OPTIONS), "diffusion_steps": 4000, "schedule": "cosine", "rescale_timesteps": True}
+    )
+    convert(source, tmp_path / "out", options)
     network = diffusers.UNet2DModel.from_pretrained(tmp_path / "out" / "unet")
     t = torch.tensor([1, 3999])
     check_same(network(X, t).sample, original(X, t))
     assert load(tmp_path / "out").schedule == NoiseSchedule.cosine(4000)
     check_error(
-        lambda: read(source, Told(**{**asdict(told), "rescale_timesteps": None})),
+        lambda: read(source, ConvertOptions(**{**asdict(options), "rescale_timesteps": None})),
         ConfigError,
         "rescale_timesteps",
         "4000",
@@ -112,10 +114,10 @@ OWN = {
 @pytest.mark.parametrize("name", OWN)
 def test_what_unet2dmodel_cannot_express_becomes_a_network_of_ours(name, tmp_path):
     original, source = guided(tmp_path, **OWN[name])
-    told = {"num_heads": OWN[name]["heads"]}
+    changes = {"num_heads": OWN[name]["heads"]}
     if "see" in OWN[name]:
-        told |= {"diffusion_steps": 4000, "rescale_timesteps": True}
-    convert(source, tmp_path / "out", Told(**{**asdict(TOLD), **told}))
+        changes |= {"diffusion_steps": 4000, "rescale_timesteps": True}
+    convert(source, tmp_path / "out", ConvertOptions(**{**asdict(OPTIONS), **changes}))
     loaded = load(tmp_path / "out")
     assert type(loaded.network).__name__ == "GuidedUNet"
     check_same(loaded.network(X, T).sample, original(X, T))
@@ -123,12 +125,14 @@ def test_what_unet2dmodel_cannot_express_becomes_a_network_of_ours(name, tmp_pat
     check_same(pipeline.unet(X, T).sample, original(X, T))
 
 
-def test_what_is_not_told_is_asked_for_in_one_go(tmp_path):
+def test_all_missing_options_are_named_in_one_error(tmp_path):
     _, source = guided(tmp_path)
     check_error(lambda: read(source), ConfigError, "--image-size", "--schedule", "--diffusion-steps", "noise")
-    for told in ({"num_heads": None}, {"num_head_channels": 32}):
-        told = Told(**{**asdict(TOLD), **told})  # noqa: PLW2901
-        check_error(lambda told=told: read(source, told), ConfigError, "--num-heads", "--num-head-channels")
+    for changes in ({"num_heads": None}, {"num_head_channels": 32}):
+        options = ConvertOptions(**{**asdict(OPTIONS), **changes})
+        check_error(
+            lambda options=options: read(source, options), ConfigError, "--num-heads", "--num-head-channels"
+        )
     wrong = {
         "num_heads": (7, ConfigError, "64"),
         "image_size": (15, ConfigError, "15"),
@@ -136,8 +140,8 @@ def test_what_is_not_told_is_asked_for_in_one_go(tmp_path):
         "prediction": ("noise", UnknownNameError, "'epsilon'"),
     }
     for name, (value, error, said) in wrong.items():
-        told = Told(**{**asdict(TOLD), name: value})
-        check_error(lambda told=told: read(source, told), error, said)
+        options = ConvertOptions(**{**asdict(OPTIONS), name: value})
+        check_error(lambda options=options: read(source, options), error, said)
 
 
 FLAGS = "--image_size 16 --num_channels 32 --num_res_blocks 1 --learn_sigma True --num_heads 2 --lr 1e-4"
@@ -172,7 +176,7 @@ def test_the_flags_of_the_training_are_read_and_compared(tmp_path):
     )
     check_error(lambda: read(source, flags="--image_size"), ConfigError, "--name value")
     check_error(lambda: read(source, flags="--image_size many"), ConfigError, "'many'")
-    check_error(lambda: read(source, TOLD, flags=FLAGS), ConfigError, "not both")
+    check_error(lambda: read(source, OPTIONS, flags=FLAGS), ConfigError, "not both")
 
 
 def test_other_networks_are_refused_by_name(tmp_path):
@@ -189,8 +193,8 @@ def test_other_networks_are_refused_by_name(tmp_path):
     }
     for said, content in cases.items():
         source = written(content, tmp_path)
-        check_error(lambda source=source: read(source, TOLD), CheckpointError, said)
-    check_error(lambda: read(tmp_path / "none.pt", TOLD), CheckpointError, "none.pt")
+        check_error(lambda source=source: read(source, OPTIONS), CheckpointError, said)
+    check_error(lambda: read(tmp_path / "none.pt", OPTIONS), CheckpointError, "none.pt")
 
 
 class Evil:
@@ -200,7 +204,7 @@ class Evil:
 
 def test_code_in_a_file_is_never_run(tmp_path, capsys):
     source = written({"input_blocks.0.0.weight": Evil()}, tmp_path)
-    check_error(lambda: read(source, TOLD), CheckpointError, "not run")
+    check_error(lambda: read(source, OPTIONS), CheckpointError, "not run")
     assert "ran" not in capsys.readouterr().out
 
 
@@ -239,8 +243,8 @@ def lucid(folder, era="2", schedule=None, objective="v_prediction", average=True
 @pytest.mark.parametrize("mult", [(1, 2), (1, 2, 4, 4)], ids=len)
 def test_every_release_computes_the_same(era, mult, tmp_path):
     original, _, source = lucid(tmp_path, era, mult=mult)
-    told = Told(image_size=16, num_heads=4 if era == "1.8" else None)
-    convert(source, tmp_path / "out", told)
+    options = ConvertOptions(image_size=16, num_heads=4 if era == "1.8" else None)
+    convert(source, tmp_path / "out", options)
     loaded = load(tmp_path / "out")
     check_same(loaded.network(X, T).sample, original(X, T))
     assert loaded.schedule == NoiseSchedule.cosine(50)
@@ -255,7 +259,7 @@ def test_every_release_computes_the_same(era, mult, tmp_path):
 
 def test_the_converted_folder_samples_here_and_in_diffusers(tmp_path):
     _, _, source = lucid(tmp_path, channels=1, out=2)
-    convert(source, tmp_path / "out", Told(image_size=8))
+    convert(source, tmp_path / "out", ConvertOptions(image_size=8))
     loaded = load(tmp_path / "out")
     assert loaded.learns_variance
     picture = sample(loaded.denoiser(), (1, 1, 8, 8), DDIM(3), seed=0, progress=False)
@@ -271,24 +275,24 @@ def test_the_converted_folder_samples_here_and_in_diffusers(tmp_path):
 )
 def test_schedule_and_prediction_are_read_from_the_buffers(objective, schedule, tmp_path):
     _, _, source = lucid(tmp_path, schedule=schedule, objective=objective, average=False)
-    loaded = read(source, Told(image_size=16))
+    loaded = read(source, ConvertOptions(image_size=16))
     assert torch.allclose(loaded.schedule.beta, schedule.beta, rtol=1e-6)
     assert loaded.prediction == objective
     assert loaded.training["weights"] == "last"
 
 
-def test_what_is_told_must_agree_with_the_file(tmp_path):
+def test_options_must_agree_with_the_file(tmp_path):
     _, content, source = lucid(tmp_path)
-    for told in (
+    for options in (
         {"schedule": "linear"},
         {"diffusion_steps": 100},
         {"prediction": "epsilon"},
         {"num_heads": 8},
     ):
         check_error(
-            lambda told=told: read(source, Told(image_size=16, **told)),
+            lambda options=options: read(source, ConvertOptions(image_size=16, **options)),
             ConfigError,
-            next(iter(told)),
+            next(iter(options)),
             "as you say",
         )
     check_error(lambda: read(source), ConfigError, "--image-size")
@@ -297,11 +301,13 @@ def test_what_is_told_must_agree_with_the_file(tmp_path):
     for snr in (torch.full((50,), 7.0), torch.zeros(50)):
         content["model"]["alphas_cumprod"] = snr / (1 + snr)
         source = written(content, tmp_path)
-        check_error(lambda source=source: read(source, Told(image_size=16)), ConfigError, "--prediction")
+        check_error(
+            lambda source=source: read(source, ConvertOptions(image_size=16)), ConfigError, "--prediction"
+        )
     del content["model"]["loss_weight"]
     source = written(content, tmp_path)
-    check_error(lambda: read(source, Told(image_size=16)), ConfigError, "--prediction")
-    assert read(source, Told(image_size=16, prediction="sample")).prediction == "sample"
+    check_error(lambda: read(source, ConvertOptions(image_size=16)), ConfigError, "--prediction")
+    assert read(source, ConvertOptions(image_size=16, prediction="sample")).prediction == "sample"
 
 
 def test_releases_and_networks_that_cannot_be_known_are_refused(tmp_path):
@@ -317,7 +323,7 @@ def test_releases_and_networks_that_cannot_be_known_are_refused(tmp_path):
     }
     for said, change in cases.items():
         source = written(content | change, tmp_path)
-        check_error(lambda source=source: read(source, Told(image_size=16)), CheckpointError, said)
+        check_error(lambda source=source: read(source, ConvertOptions(image_size=16)), CheckpointError, said)
 
 
 def test_the_package_does_not_need_the_converters():

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from alphabar.convert import Told, read
+from alphabar.convert import ConvertOptions, read
 from alphabar.training import checkpoint
 
 __all__ = ["Convert"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Convert(Told):
+class Convert(ConvertOptions):
     """Write weights of guided-diffusion, improved-diffusion or denoising-diffusion-pytorch for diffusers."""
 
     source: Positional[Path]
@@ -26,8 +26,8 @@ class Convert(Told):
 
     def __call__(self) -> None:
         """Convert, and say what the folder holds."""
-        told = Told(**{each.name: getattr(self, each.name) for each in fields(Told)})
-        loaded = read(self.source, told, flags=self.flags)
+        options = ConvertOptions(**{each.name: getattr(self, each.name) for each in fields(ConvertOptions)})
+        loaded = read(self.source, options, flags=self.flags)
         checkpoint.save(self.out, loaded)
         print(f"{type(loaded.network).__name__}, {loaded.schedule!r}, predicts {loaded.prediction}")
         print(f"wrote {self.out}")

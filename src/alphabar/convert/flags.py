@@ -1,8 +1,8 @@
-"""The command line of a training with guided-diffusion or improved-diffusion, read as what is told.
+"""The command line of a training with guided-diffusion or improved-diffusion, read as options.
 
     --attention_resolutions 32,16,8 --class_cond False --diffusion_steps 1000 --image_size 256 …
 
-What weights do not say is taken from it, with the defaults of these codes; what they say is compared.
+What the weights do not say is taken from it, with the defaults of these codes; the rest is compared.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from alphabar.convert.openai import Layout
-from alphabar.convert.options import Told, agree
+from alphabar.convert.options import ConvertOptions, check_agrees
 from alphabar.errors import ConfigError, look_up
 
 __all__ = ["check", "read"]
@@ -36,7 +36,7 @@ def _resolutions(layout: Layout, flags: Flags) -> tuple[int, ...]:
     return tuple(sorted(size >> level for level, attends in enumerate(layout.attends) if attends))
 
 
-SEEN: dict[str, Callable[[Layout, Flags], object]] = {
+FOUND: dict[str, Callable[[Layout, Flags], object]] = {
     "learn_sigma": lambda layout, _: len(layout.get("out.2.weight")) == 2 * layout.channels,
     "class_cond": lambda layout, _: layout.classes is not None,
     "num_channels": lambda layout, _: layout.time_channels,
@@ -46,7 +46,7 @@ SEEN: dict[str, Callable[[Layout, Flags], object]] = {
     "channel_mult": lambda layout, _: tuple(width / layout.time_channels for width in layout.widths),
     "attention_resolutions": _resolutions,
 }
-"""Flags that the weights show."""
+"""Flags whose values can be computed from the weights."""
 
 WITHOUT_EFFECT = (
     *("dropout", "use_checkpoint", "use_fp16", "fp16_scale_growth", "use_kl", "rescale_learned_sigmas"),
@@ -56,11 +56,11 @@ WITHOUT_EFFECT = (
 )
 """Flags of the training or of sampling that do not change what the network computes."""
 
-KNOWN = dict.fromkeys((*DEFAULTS, "rescale_timesteps", "num_heads_upsample", *SEEN, *WITHOUT_EFFECT))
+KNOWN = dict.fromkeys((*DEFAULTS, "rescale_timesteps", "num_heads_upsample", *FOUND, *WITHOUT_EFFECT))
 
 
-def read(text: str) -> tuple[Told, Flags]:
-    """Return what a line of flags tells, and the flags by name.
+def read(text: str) -> tuple[ConvertOptions, Flags]:
+    """Return the options that a line of flags stands for, and the flags by name.
 
     Raises:
         UnknownNameError: a flag that neither code has.
@@ -72,25 +72,25 @@ def read(text: str) -> tuple[Told, Flags]:
     flags = {word[2:]: value for word, value in zip(words[::2], words[1::2], strict=True)}
     for name in flags:
         look_up(KNOWN, name, "flag of guided-diffusion")
-    telling = {name: text for name, text in (DEFAULTS | flags).items() if name not in WITHOUT_EFFECT}
-    said = {name: _value(name, text) for name, text in telling.items()}
-    by_width = said["num_head_channels"] != -1
-    if not by_width and said.get("num_heads_upsample", -1) not in (-1, said["num_heads"]):
+    relevant = {name: text for name, text in (DEFAULTS | flags).items() if name not in WITHOUT_EFFECT}
+    values = {name: _value(name, text) for name, text in relevant.items()}
+    by_width = values["num_head_channels"] != -1
+    if not by_width and values.get("num_heads_upsample", -1) not in (-1, values["num_heads"]):
         raise ConfigError(
-            f"num_heads_upsample is {said['num_heads_upsample']} and num_heads is {said['num_heads']}: "
+            f"num_heads_upsample is {values['num_heads_upsample']} and num_heads is {values['num_heads']}: "
             "a network with other heads on the way up cannot be converted"
         )
-    told = Told(
-        image_size=said["image_size"],
-        schedule=said["noise_schedule"],
-        diffusion_steps=said["diffusion_steps"],
-        prediction="sample" if said["predict_xstart"] else "epsilon",
-        num_heads=None if by_width else said["num_heads"],
-        num_head_channels=said["num_head_channels"] if by_width else None,
-        new_attention_order=bool(said["use_new_attention_order"]),
-        rescale_timesteps=said.get("rescale_timesteps"),
+    options = ConvertOptions(
+        image_size=values["image_size"],
+        schedule=values["noise_schedule"],
+        diffusion_steps=values["diffusion_steps"],
+        prediction="sample" if values["predict_xstart"] else "epsilon",
+        num_heads=None if by_width else values["num_heads"],
+        num_head_channels=values["num_head_channels"] if by_width else None,
+        new_attention_order=bool(values["use_new_attention_order"]),
+        rescale_timesteps=values.get("rescale_timesteps"),
     )
-    return told, flags
+    return options, flags
 
 
 def check(flags: Flags, layout: Layout) -> None:
@@ -99,9 +99,9 @@ def check(flags: Flags, layout: Layout) -> None:
     Raises:
         ConfigError: they disagree.
     """
-    for name, seen in SEEN.items():
+    for name, found in FOUND.items():
         if flags.get(name):
-            agree(name, _value(name, flags[name]), seen(layout, flags))
+            check_agrees(name, _value(name, flags[name]), found(layout, flags))
 
 
 def _value(name: str, text: str) -> Any:

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from alphabar.convert.networks import LucidUNet
-from alphabar.convert.options import Told, Weights, agree, fill
+from alphabar.convert.options import ConvertOptions, Weights, check_agrees, load_weights
 from alphabar.errors import CheckpointError, ConfigError
 from alphabar.schedule import NoiseSchedule
 from alphabar.training import Checkpoint
 
-__all__ = ["recognised", "to_checkpoint"]
+__all__ = ["matches", "to_checkpoint"]
 
 FAMILIES: dict[str, Callable[[int], NoiseSchedule]] = {
     "linear": partial(NoiseSchedule.linear, rescale_to_steps=True),
@@ -55,31 +55,33 @@ PLAIN = r"(block1|block2)\.proj\.weight$"
 AVERAGE, MODEL = "ema_model.model.", "model."
 
 
-def recognised(content: Mapping[str, Any]) -> bool:
-    """Tell whether this is a file of that trainer."""
+def matches(content: Mapping[str, Any]) -> bool:
+    """Return whether this is a file of denoising-diffusion-pytorch."""
     return isinstance(content.get("model"), Mapping) and "model.init_conv.weight" in content["model"]
 
 
-def to_checkpoint(content: Mapping[str, Any], told: Told, training: dict[str, Any]) -> Checkpoint:
-    """Return the averaged network with what the file and the person say about it.
+def to_checkpoint(
+    content: Mapping[str, Any], options: ConvertOptions, training: dict[str, Any]
+) -> Checkpoint:
+    """Return the averaged network with its schedule, prediction and image shape.
 
     Args:
         content: of a ``model-N.pt``: ``model``, ``ema``, ``step``, ``version``.
-        told: ``image_size`` is needed, and ``prediction`` where the file has no ``loss_weight``.
+        options: ``image_size`` is needed, and ``prediction`` where the file has no ``loss_weight``.
         training: what else is known about the training.
 
     Raises:
         CheckpointError: a network that needs more than x_t and t, or of a release whose arithmetic cannot be
             seen in its weights.
-        ConfigError: something is not told, or contradicts the file.
+        ConfigError: an option is missing, or contradicts the file.
     """
-    told.need("image_size")
+    options.require("image_size")
     weights, which = _weights(content)
-    schedule = _schedule(content["model"]["betas"].double(), told)
-    prediction = _prediction(content["model"], told)
-    network = fill(_network(weights, told, _is_early(content)), _unfolded(content, weights))
+    schedule = _schedule(content["model"]["betas"].double(), options)
+    prediction = _prediction(content["model"], options)
+    network = load_weights(_network(weights, options, _is_early(content)), _unfolded(content, weights))
     facts = {"step": content.get("step"), "version": content.get("version"), "weights": which}
-    size = told.image_size or 0
+    size = options.image_size or 0
     shape = (weights["init_conv.weight"].shape[1], size, size)
     return Checkpoint(network, schedule, prediction, shape, (), {**training, **facts})
 
@@ -102,7 +104,7 @@ def _name(old: str) -> str:
 
 
 def _is_early(content: Mapping[str, Any]) -> bool:
-    """Tell whether the file is of 1.0 to 1.6, from its version where its names leave it open.
+    """Return whether the file is of 1.0 to 1.6, from its version where its names leave it open.
 
     Raises:
         CheckpointError: 1.7, which changed its arithmetic three times under the same names, or before 1.0.
@@ -131,15 +133,15 @@ def _unfolded(content: Mapping[str, Any], weights: Weights) -> dict[str, Tensor]
     return plain
 
 
-def _network(weights: Weights, told: Told, early: bool) -> nn.Module:
+def _network(weights: Weights, options: ConvertOptions, early: bool) -> nn.Module:
     _check_conditions(weights)
     levels = len({name.split(".")[1] for name in weights if name.startswith("downs.")})
     attentions = [*(f"downs.{level}.2" for level in range(levels)), "mid_attn"]
     memory = weights.get("mid_attn.mem_kv")
-    heads = tuple(_heads(weights, name, told, early) for name in attentions)
+    heads = tuple(_heads(weights, name, options, early) for name in attentions)
     inner = [len(weights[f"{name}.to_qkv.weight"]) // 3 for name in attentions]
     network: nn.Module = LucidUNet(
-        sample_size=told.image_size,
+        sample_size=options.image_size,
         in_channels=weights["init_conv.weight"].shape[1],
         out_channels=len(weights["final_conv.weight"]),
         time_channels=weights["time_mlp.1.weight"].shape[1],
@@ -151,23 +153,23 @@ def _network(weights: Weights, told: Told, early: bool) -> nn.Module:
         heads=heads,
         head_channels=tuple(channels // count for channels, count in zip(inner, heads, strict=True)),
         memory=0 if memory is None else memory.shape[2],
-        groups=told.norm_groups if "mid_block1.block1.norm.weight" in weights else 0,
+        groups=options.norm_groups if "mid_block1.block1.norm.weight" in weights else 0,
         early=early,
     )
     return network
 
 
-def _heads(weights: Weights, attention: str, told: Told, early: bool) -> int:
-    """Return the number of heads: seen in the memory since 1.9, always 4 before 1.7."""
+def _heads(weights: Weights, attention: str, options: ConvertOptions, early: bool) -> int:
+    """Return the number of heads: the shape of the memory shows it since 1.9; always 4 before 1.7."""
     memory = weights.get(f"{attention}.mem_kv")
     if memory is not None:
-        agree("num_heads", told.num_heads, memory.shape[1])
+        check_agrees("num_heads", options.num_heads, memory.shape[1])
         return memory.shape[1]
     if early:
-        agree("num_heads", told.num_heads, 4)
+        check_agrees("num_heads", options.num_heads, 4)
         return 4
-    told.need("num_heads")
-    return told.num_heads or 0
+    options.require("num_heads")
+    return options.num_heads or 0
 
 
 def _check_conditions(weights: Weights) -> None:
@@ -183,34 +185,34 @@ def _check_conditions(weights: Weights) -> None:
         )
 
 
-def _schedule(betas: Tensor, told: Told) -> NoiseSchedule:
+def _schedule(betas: Tensor, options: ConvertOptions) -> NoiseSchedule:
     """Return the schedule of the β in the file, which are float32: as a family where they are one."""
     steps = len(betas)
-    agree("diffusion_steps", told.diffusion_steps, steps)
+    check_agrees("diffusion_steps", options.diffusion_steps, steps)
     for name, family in FAMILIES.items():
         if steps < SHORTEST:
             break
         schedule = family(steps)
         if torch.allclose(schedule.beta, betas, rtol=1e-6, atol=1e-9):
-            agree("schedule", told.schedule, name)
+            check_agrees("schedule", options.schedule, name)
             return schedule
-    agree("schedule", told.schedule, "sigmoid")
+    check_agrees("schedule", options.schedule, "sigmoid")
     return NoiseSchedule.from_beta(betas)
 
 
-def _prediction(buffers: Weights, told: Told) -> str:
-    """Return what is predicted, as the weights of the loss show it, or as told."""
+def _prediction(buffers: Weights, options: ConvertOptions) -> str:
+    """Return what is predicted, as the weights of the loss show it, or as given."""
     if "loss_weight" not in buffers:
-        told.need("prediction")
-        return told.predicted()
+        options.require("prediction")
+        return options.parameterisation_name()
     alpha_bar = buffers["alphas_cumprod"].double()
     snr = alpha_bar / (1 - alpha_bar)
     noisy = (snr > 0) & (snr <= 1)
     weights, snr = buffers["loss_weight"].double()[noisy], snr[noisy]
     for name, weight_of in LOSS_WEIGHTS.items():
         if len(snr) and torch.allclose(weights, weight_of(snr), rtol=1e-3, atol=1e-9):
-            agree("prediction", told.prediction, name)
+            check_agrees("prediction", options.prediction, name)
             return name
-    if told.prediction is None:
+    if options.prediction is None:
         raise ConfigError("the loss_weight in this file does not show what is predicted: give --prediction")
-    return told.predicted()
+    return options.parameterisation_name()

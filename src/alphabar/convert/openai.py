@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from alphabar.convert.networks import GuidedUNet
-from alphabar.convert.options import Told, Weights, fill
+from alphabar.convert.options import ConvertOptions, Weights, load_weights
 from alphabar.errors import CheckpointError, ConfigError, look_up
 from alphabar.schedule import NoiseSchedule
 from alphabar.training import Checkpoint
 
-__all__ = ["recognised", "to_checkpoint"]
+__all__ = ["matches", "to_checkpoint"]
 
 SCHEDULES: dict[str, Callable[[int], NoiseSchedule]] = {
     "linear": partial(NoiseSchedule.linear, rescale_to_steps=True),
@@ -76,36 +76,36 @@ FOREIGN = {
 """Networks with similar names that are not meant here."""
 
 
-def recognised(weights: Weights) -> bool:
-    """Tell whether these are the names of such a network."""
+def matches(weights: Weights) -> bool:
+    """Return whether these weights have the names of guided-diffusion."""
     return "input_blocks.0.0.weight" in weights
 
 
-def to_checkpoint(weights: Weights, told: Told, training: dict[str, Any]) -> Checkpoint:
-    """Return the network with what was told about it.
+def to_checkpoint(weights: Weights, options: ConvertOptions, training: dict[str, Any]) -> Checkpoint:
+    """Return the network with its schedule, prediction, image shape and classes.
 
     Args:
         weights: a state dict with the original names.
-        told: ``image_size``, ``schedule``, ``diffusion_steps`` and ``num_heads`` or ``num_head_channels`` are
-            needed; ``rescale_timesteps`` where T is not 1000.
+        options: ``image_size``, ``schedule``, ``diffusion_steps`` and ``num_heads`` or ``num_head_channels``
+            are needed; ``rescale_timesteps`` where T is not 1000.
         training: what else is known about the training.
 
     Raises:
         CheckpointError: another kind of network, or weights that are missing or superfluous.
-        ConfigError: something is not told, or contradicts the weights.
+        ConfigError: an option is missing, or contradicts the weights.
         UnknownNameError: a schedule or a prediction that is not known.
     """
     _check_kind(weights)
     layout = Layout(weights)
-    told.need("image_size", "schedule", "diffusion_steps")
-    size, steps = told.image_size or 0, told.diffusion_steps or 0
+    options.require("image_size", "schedule", "diffusion_steps")
+    size, steps = options.image_size or 0, options.diffusion_steps or 0
     layout.check_size(size)
-    schedule = look_up(SCHEDULES, told.schedule or "", "schedule")(steps)
-    network = _network(layout, told, size, steps)
-    fill(network, dict(_renamed(layout, told)) | _embedding_of_steps(layout, told, steps))
+    schedule = look_up(SCHEDULES, options.schedule or "", "schedule")(steps)
+    network = _network(layout, options, size, steps)
+    load_weights(network, dict(_renamed(layout, options)) | _embedding_of_steps(layout, options, steps))
     classes = tuple(str(label) for label in range(layout.classes or 0))
     shape = (layout.channels, size, size)
-    return Checkpoint(network, schedule, told.predicted(), shape, classes, training)
+    return Checkpoint(network, schedule, options.parameterisation_name(), shape, classes, training)
 
 
 def _check_kind(weights: Weights) -> None:
@@ -118,7 +118,7 @@ def _check_kind(weights: Weights) -> None:
 
 @dataclass(frozen=True)
 class Layout:
-    """What can be seen of the network in its weights."""
+    """The network's hyperparameters, computed from the names and shapes of its weights."""
 
     weights: Weights
 
@@ -225,9 +225,9 @@ def _enlarges(name: str) -> bool:
     return parts[0] == "output_blocks" and parts[2] != "0" and parts[3] in ("conv", "in_layers")
 
 
-def _network(layout: Layout, told: Told, size: int, steps: int) -> nn.Module:
-    head_channels, heads = _heads(layout, told)
-    rescaled = _rescales(told, steps)
+def _network(layout: Layout, options: ConvertOptions, size: int, steps: int) -> nn.Module:
+    head_channels, heads = _heads(layout, options)
+    rescaled = _rescales(options, steps)
     down, up = zip(*(BLOCKS[attends, layout.residual_resampling] for attends in layout.attends), strict=True)
     resampling = "resnet" if layout.residual_resampling else "conv"
     config = {
@@ -255,42 +255,42 @@ def _network(layout: Layout, told: Told, size: int, steps: int) -> nn.Module:
     return UNet2DModel(**config)  # type: ignore[no-any-return]
 
 
-def _heads(layout: Layout, told: Told) -> tuple[int | None, int | None]:
+def _heads(layout: Layout, options: ConvertOptions) -> tuple[int | None, int | None]:
     """Return channels a head, or the number of heads where its levels have different widths."""
     widths = {
         width for width, attends in zip(layout.widths, layout.attends, strict=True) if attends
     } | {layout.widths[-1]}  # fmt: skip
-    if (told.num_heads is None) == (told.num_head_channels is None):
+    if (options.num_heads is None) == (options.num_head_channels is None):
         raise ConfigError(
             "these weights do not say how attention divides into heads: give either --num-heads (4 unless "
             "the training said otherwise) or --num-head-channels, as in the training"
         )
-    parts = told.num_heads or told.num_head_channels or 0
+    parts = options.num_heads or options.num_head_channels or 0
     wrong = [width for width in sorted(widths) if parts < 1 or width % parts]
     if wrong:
         raise ConfigError(
             f"attention over {wrong[0]} channels does not divide by {parts}: see the flags then"
         )
-    if told.num_head_channels:
-        return told.num_head_channels, None
+    if options.num_head_channels:
+        return options.num_head_channels, None
     return (widths.pop() // parts, None) if len(widths) == 1 else (None, parts if parts > 1 else None)
 
 
-def _rescales(told: Told, steps: int) -> bool:
-    """Tell whether the network sees another number than t."""
+def _rescales(options: ConvertOptions, steps: int) -> bool:
+    """Return whether the network sees another number than t."""
     if steps == 1000:
         return False
-    if told.rescale_timesteps is None:
+    if options.rescale_timesteps is None:
         raise ConfigError(
-            f"T is {steps}: improved-diffusion shows the network 1000 t / T unless told otherwise, and "
+            f"T is {steps}: improved-diffusion shows the network 1000 t / T by default, and "
             "guided-diffusion t. Say which by rescale_timesteps, True or False"
         )
-    return told.rescale_timesteps
+    return options.rescale_timesteps
 
 
-def _embedding_of_steps(layout: Layout, told: Told, steps: int) -> dict[str, Tensor]:
+def _embedding_of_steps(layout: Layout, options: ConvertOptions, steps: int) -> dict[str, Tensor]:
     """Return the sinusoids of 1000 t / T as a table, which ``UNet2DModel`` can hold, where t is rescaled."""
-    if not _rescales(told, steps):
+    if not _rescales(options, steps):
         return {}
     from diffusers.models.embeddings import get_timestep_embedding
 
@@ -301,7 +301,7 @@ def _embedding_of_steps(layout: Layout, told: Told, steps: int) -> dict[str, Ten
     return {"time_proj.weight": table}
 
 
-def _renamed(layout: Layout, told: Told) -> Iterator[tuple[str, Tensor]]:
+def _renamed(layout: Layout, options: ConvertOptions) -> Iterator[tuple[str, Tensor]]:
     modules = layout.modules()
     for name, weight in layout.weights.items():
         path, _, leaf = name.rpartition(".")
@@ -310,7 +310,7 @@ def _renamed(layout: Layout, told: Told) -> Iterator[tuple[str, Tensor]]:
         if path in OUTER:
             yield f"{OUTER[path]}.{leaf}", weight
         elif block in modules and inner == "qkv":
-            for part, rows in zip("qkv", _divided(weight, told), strict=True):
+            for part, rows in zip("qkv", _divided(weight, options), strict=True):
                 yield f"{modules[block]}.to_{part}.{leaf}", rows
         elif block in modules and inner in INNER:
             # 1×1 convolutions over a row of places are linear maps in diffusers
@@ -320,15 +320,15 @@ def _renamed(layout: Layout, told: Told) -> Iterator[tuple[str, Tensor]]:
             raise CheckpointError(f"{name} has no place in a U-Net of guided-diffusion")
 
 
-def _divided(weight: Tensor, told: Told) -> tuple[Tensor, ...]:
+def _divided(weight: Tensor, options: ConvertOptions) -> tuple[Tensor, ...]:
     """Return the rows of q, k and v of (3C, C, 1) weights or (3C,) biases.
 
     The old order has q, k and v of a head beside each other; the new one all heads' q, then k, then v.
     """
     flat = weight.squeeze(-1) if weight.ndim == 3 else weight
-    if told.new_attention_order:
+    if options.new_attention_order:
         return flat.chunk(3)
     channels = len(flat) // 3
-    heads = told.num_heads or channels // (told.num_head_channels or channels)
+    heads = options.num_heads or channels // (options.num_head_channels or channels)
     rows = flat.reshape(heads, 3, -1, *flat.shape[1:])
     return tuple(rows[:, part].flatten(0, 1) for part in range(3))

@@ -1,4 +1,4 @@
-"""What a person must say because weights do not, and the file that holds the weights."""
+"""The options that complete a file of weights, and reading the file itself."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from alphabar.errors import CheckpointError, ConfigError, look_up
 from alphabar.process import PARAMETERISATIONS
 
-__all__ = ["Told", "Weights", "agree", "fill", "read_weights"]
+__all__ = ["ConvertOptions", "Weights", "check_agrees", "load_weights", "read_weights"]
 
 Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the weights do not say; None is not told, an error only where it cannot be seen otherwise."""
+class ConvertOptions:
+    """What the weights do not say; None is refused only where it cannot be computed from the weights."""
 
     image_size: int | None = None
     """Pixels of a side of the images it was trained on."""
@@ -42,11 +42,11 @@ class Told:
     norm_groups: int = 8
     """The argument resnet_block_groups of denoising-diffusion-pytorch before 2.0."""
 
-    def need(self, *names: str) -> None:
-        """Refuse to go on while one of these is not told.
+    def require(self, *names: str) -> None:
+        """Require these options.
 
         Raises:
-            ConfigError: with all that is missing, and what is asked for.
+            ConfigError: one or more are None; the message lists all of them.
         """
         missing = [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) is None]
         if missing:
@@ -55,8 +55,8 @@ class Told:
                 "training. A wrong value gives noise in place of images"
             )
 
-    def predicted(self) -> str:
-        """Return the prediction, ε where nothing else is told.
+    def parameterisation_name(self) -> str:
+        """Return the name of the prediction, by default ``epsilon``.
 
         Raises:
             UnknownNameError: another name.
@@ -66,14 +66,14 @@ class Told:
         return name
 
 
-def agree(name: str, told: object, seen: object) -> None:
-    """Refuse what is told where the weights show something else; None agrees with everything.
+def check_agrees(name: str, given: object, found: object) -> None:
+    """Require an option to be None or equal to what was found in the weights.
 
     Raises:
         ConfigError: they differ.
     """
-    if told is not None and told != seen:
-        raise ConfigError(f"{name} is {told} as you say, and {seen} as the weights say: leave it out")
+    if given is not None and given != found:
+        raise ConfigError(f"{name} is {given} as you say, and {found} as the weights say: leave it out")
 
 
 def read_weights(path: str | Path) -> dict[str, Any]:
@@ -96,8 +96,8 @@ def read_weights(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def fill(network: nn.Module, weights: Weights) -> nn.Module:
-    """Put weights into a network, in float32, and return it for evaluation.
+def load_weights(network: nn.Module, weights: Weights) -> nn.Module:
+    """Load weights into a network as float32 and return it in evaluation mode.
 
     Raises:
         CheckpointError: weights that are missing, superfluous or of another shape.
