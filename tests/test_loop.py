@@ -1,12 +1,31 @@
 """The one loop that runs every sampler."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
 import torch
 from cases import denoiser, normals
 
-from alphabar import DDIM, DDPM, Clipped, Denoiser, NoiseSchedule, add_noise, iter_sample, sample
+from alphabar import (
+    DDIM,
+    DDPM,
+    DEIS,
+    LMS,
+    PNDM,
+    Clipped,
+    Denoiser,
+    DPMSolver,
+    Estimate,
+    Fitted,
+    Heun,
+    NoiseSchedule,
+    UniPC,
+    add_noise,
+    iter_sample,
+    sample,
+)
 from alphabar.process import addressed
 
 COSINE = NoiseSchedule.cosine()
@@ -221,3 +240,61 @@ def test_all_t_can_be_visited():
     asked = denoiser(schedule=NoiseSchedule.cosine(20))
     sample(asked, (1, 3, 8, 8), DDPM(), seed=1)
     assert asked.network.asked == [[t] for t in range(19, -1, -1)]
+
+
+# --- aliasing: the loop writes into no tensor that the denoiser has seen ---
+
+REMEMBERING = {
+    "DPM-Solver++ 2M": DPMSolver(6),
+    "DPM-Solver++ 3S": DPMSolver(6, order=3, multistep=False),
+    "UniPC": UniPC(6, order=3),
+    "DEIS": DEIS(6),
+    "LMS": LMS(6),
+    "PNDM": PNDM(6),
+    "Heun": Heun(4),
+    "Fitted": Fitted(6),
+    **SAMPLERS,
+}
+LINEAR = NoiseSchedule.linear()
+
+
+@dataclass
+class Answering:
+    """A denoiser whose answer lies where ``place`` puts it."""
+
+    place: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    schedule: NoiseSchedule = LINEAR
+
+    def __call__(self, x_t, t):
+        return Estimate(self.place(x_t, torch.tanh(x_t) * (1 - t / 2000)), torch.zeros_like(x_t))
+
+
+def in_one_buffer():
+    held = torch.empty(2, 3)
+    return lambda x_t, answer: held.copy_(answer)
+
+
+@pytest.mark.parametrize("sampler", REMEMBERING.values(), ids=REMEMBERING.keys())
+def test_an_answer_in_one_buffer_again_and_again_gives_the_same_image(sampler):
+    expected = sample(Answering(lambda x_t, answer: answer), (2, 3), sampler, seed=1)
+    assert torch.equal(sample(Answering(in_one_buffer()), (2, 3), sampler, seed=1), expected)
+
+
+@pytest.mark.parametrize("sampler", REMEMBERING.values(), ids=REMEMBERING.keys())
+def test_an_answer_that_is_x_t_itself_gives_the_image_of_its_copy(sampler):
+    copied = sample(Answering(lambda x_t, answer: x_t.clone()), (2, 3), sampler, seed=1)
+    assert torch.equal(sample(Answering(lambda x_t, answer: x_t), (2, 3), sampler, seed=1), copied)
+
+
+@pytest.mark.parametrize("sampler", REMEMBERING.values(), ids=REMEMBERING.keys())
+def test_what_the_network_was_given_stays_as_it_was(sampler):
+    given, start = [], normals(2, 3, dtype=torch.float32)
+
+    def keep(x_t, answer):
+        given.append((x_t, x_t.clone()))
+        return answer
+
+    kept = start.clone()
+    sample(Answering(keep), (2, 3), sampler, seed=1, x_t=start)
+    assert torch.equal(start, kept)
+    assert all(torch.equal(x_t, copy) for x_t, copy in given)

@@ -11,8 +11,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -75,9 +74,11 @@ class Denoiser:
     schedule: NoiseSchedule
     prediction: str | Parameterisation = "epsilon"
     labels: Tensor | None = None
+    kind: Parameterisation = field(init=False, repr=False, compare=False)
+    """How the network is asked and read: the parameterisation that ``prediction`` names."""
 
     def __post_init__(self) -> None:
-        named(self.prediction)
+        object.__setattr__(self, "kind", named(self.prediction))
         if not callable(self.network):
             raise DtypeError(f"network is a {type(self.network).__name__}: pass a callable network(x_t, t)")
 
@@ -141,11 +142,6 @@ class Denoiser:
         output, variance = _halves(answer(self.network, given, time, self.labels), x_t, t)
         wide = torch.promote_types(x_t.dtype, torch.float32)
         return Estimate(lincomb(numbers.x_0, (x_t, output.to(x_t.dtype)), dtype=wide), variance)
-
-    @cached_property
-    def kind(self) -> Parameterisation:
-        """How the network is asked and read."""
-        return named(self.prediction)
 
     def _check_labels(self, x_t: Tensor) -> None:
         if self.labels is not None and self.labels.shape[:1] != x_t.shape[:1]:

@@ -65,7 +65,7 @@ Scale = Callable[[Number, Number], Number]
 Pair = Callable[[Number, Number], tuple[Number, Number]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Parameterisation:
     """One kind of network: functions of a = √ᾱ and s = √(1−ᾱ), numbers or float64 tensors.
 
@@ -86,6 +86,7 @@ class Parameterisation:
     time: Scale | None = None
 
 
+@lru_cache
 def edm(sigma_data: float = 0.5) -> Parameterisation:
     """Return EDM's preconditioning: c_skip, c_out, c_in and c_noise of Karras et al. 2022, table 1.
 
@@ -178,11 +179,8 @@ class Coefficients(NamedTuple):
     time: float
     """What it is told as time; NaN for t itself."""
 
-    @property
-    def answers(self) -> bool:
-        """Whether x̂_0 follows from what the network returns here."""
-        numbers = (self.input, *self.x_0, 0.0 if math.isnan(self.time) else self.time)
-        return all(map(math.isfinite, numbers))
+    answers: bool
+    """Whether x̂_0 follows from what the network returns here: whether all numbers it takes are finite."""
 
 
 class Table(NamedTuple):
@@ -315,7 +313,8 @@ def _whole(schedule: NoiseSchedule, kind: Parameterisation) -> list[Coefficients
 def _numbers(table: Table) -> list[Coefficients]:
     pairs = (list(map(tuple, column.tolist())) for column in table[:4])
     single = (column.tolist() for column in table[4:])
-    return list(map(Coefficients._make, zip(*pairs, *single, strict=True)))
+    answers = table.x_0.isfinite().all(-1) & table.input.isfinite() & ~table.time.isinf()
+    return list(map(Coefficients._make, zip(*pairs, *single, answers.tolist(), strict=True)))
 
 
 @lru_cache(maxsize=32)

@@ -2,21 +2,21 @@
 
     x ← row.advance(x, (x̂_0, x̂_0', …), z)        for each row of the plan
 
-Every sampler runs through here, and :func:`iter_sample` yields every state; to stop early, ``break``. No step
-asks an accelerator for a value. A plan is a sampler too, and with one the whole chain is a single graph:
+Every sampler runs through here, and :func:`iter_sample` yields every state; to stop early, ``break``. The
+loop never writes into a tensor that the denoiser has seen, for it may return x_t itself, or the same buffer
+every time. No step waits for an accelerator. A plan is a sampler too; with one the whole chain is one graph:
 
     plan = sampler.plan(schedule)
     torch.compile(lambda x_t: sample(denoiser, x_t.shape, plan, x_t=x_t, seed=0), fullgraph=True)
 
-A graph does not look whether values are finite.
+A graph does not check whether values are finite.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from operator import attrgetter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -29,14 +29,17 @@ from alphabar.process import addressed
 from alphabar.samplers.plan import Plan, Sampler
 from alphabar.samplers.progress import track
 
-__all__ = ["State", "iter_sample", "sample"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["ChainOptions", "State", "iter_sample", "sample"]
 
 Draw = Callable[[int], Tensor | Address]
 Revise = Callable[[int, float, Tensor], Tensor]
 
 
 class State(NamedTuple):
-    """One state of the chain and what the denoiser says about it."""
+    """One state of the chain and the denoiser's estimate at it."""
 
     step: int
     """Evaluations of the network before this state, 0 … n."""
@@ -48,20 +51,29 @@ class State(NamedTuple):
     """(B, C, …) x̂_0 as estimated from it; the state itself at the end."""
 
 
+class ChainOptions(TypedDict, total=False):
+    """The keyword arguments of :func:`iter_sample` and :func:`sample`."""
+
+    seed: int | None
+    """Of the addressed noise; by default drawn from torch's global generator."""
+    generator: torch.Generator | None
+    """Draws all noise instead, on its own device."""
+    x_t: Tensor | None
+    """(B, C, …) where to start; by default pure noise."""
+    t_start: float | None
+    """The level of ``x_t`` if that is not the sampler's first t: image to image."""
+    first: int
+    """The number of the first sample in the batch, for addressing; by default 0."""
+    dtype: torch.dtype
+    """The precision the network is fed in, by default float32. The chain's own state is float32 at least."""
+    device: torch.device | str | None
+    """Where the chain runs; by default the device of ``x_t``, or torch's default device."""
+    revise: Revise | None
+    """``(step, t, x_t) -> x_t``, applied to every state, the first and the last too, before anything else."""
+
+
 def iter_sample(
-    denoiser: Denoise,
-    shape: Sequence[int],
-    sampler: Sampler,
-    *,
-    seed: int | None = None,
-    generator: torch.Generator | None = None,
-    x_t: Tensor | None = None,
-    t_start: int | None = None,
-    first: int = 0,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str | None = None,
-    revise: Revise | None = None,
-    reuse: bool = False,
+    denoiser: Denoise, shape: Sequence[int], sampler: Sampler, **options: Unpack[ChainOptions]
 ) -> Iterator[State]:
     """Yield the chain's states from noise to sample: n+1 of them for n evaluations of the network.
 
@@ -72,16 +84,8 @@ def iter_sample(
         denoiser: what estimates x_0, and the schedule.
         shape: (B, C, …) of the batch.
         sampler: what makes the plan.
-        seed: of the addressed noise; by default drawn from torch's global generator.
-        generator: draws all noise instead; on its own device.
-        x_t: (B, C, …) where to start; by default pure noise.
-        t_start: the level of ``x_t`` if that is not the sampler's first t: image to image.
-        first: the number of the first sample in the batch, for addressing.
-        dtype: the precision the network is fed in. The chain's own state is float32 at least.
-        device: where the chain runs; by default the device of ``x_t``, or torch's default device.
-        revise: ``(step, t, x_t) -> x_t``, what is done to every state, the first and the last too, before
-            anything else sees it.
-        reuse: write each x_t over the one before, for callers that keep none; without ``revise`` only.
+        options: ``seed``, ``generator``, ``x_t``, ``t_start``, ``first``, ``dtype``, ``device``, ``revise``:
+            see :class:`ChainOptions`.
 
     Raises:
         ConfigError: both seed and generator, or t_start without x_t.
@@ -89,23 +93,7 @@ def iter_sample(
         NoAnswerError: the network returned NaN or infinity; the message says at which step and t.
         TimestepError, UnknownNameError: steps, spacing or t_start that do not fit the schedule.
     """
-    shape = torch.Size(shape)
-    check_count(**{f"shape[{i}]": n for i, n in enumerate(shape)})
-    if t_start is not None and x_t is None:
-        raise ConfigError(f"t_start is {t_start}, but no x_t is given: give the noisy data to start from")
-    _check_sampler(sampler)
-    where = x_t.device if isinstance(x_t, Tensor) else torch.get_default_device()
-    where = where if device is None else torch.device(device)
-    plan = sampler.plan(denoiser.schedule, t_start)
-    draw = _noise_source(shape, seed, generator, first, dtype, where)
-    if x_t is None:
-        z = draw(0)
-        start = z if isinstance(z, Tensor) else addressed.normal(shape, **z._asdict(), device=where)
-    else:
-        start = _checked_start(x_t, shape).to(where)
-    reuse = reuse and revise is None and not torch.compiler.is_compiling()
-    start = start.detach().to(_wide(dtype), copy=reuse and x_t is not None)
-    return _chain(denoiser, plan, start, draw, dtype, revise or (lambda step, t, x_t: x_t), reuse)
+    return _chain(denoiser, _planned(denoiser, sampler, options.get("t_start")), _start(shape, **options))
 
 
 def sample(
@@ -113,15 +101,8 @@ def sample(
     shape: Sequence[int],
     sampler: Sampler,
     *,
-    seed: int | None = None,
-    generator: torch.Generator | None = None,
-    x_t: Tensor | None = None,
-    t_start: int | None = None,
-    first: int = 0,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str | None = None,
-    revise: Revise | None = None,
     progress: bool | None = None,
+    **options: Unpack[ChainOptions],
 ) -> Tensor:
     """Return samples, (B, C, …) of the given dtype.
 
@@ -132,95 +113,133 @@ def sample(
     tensor([[[[0.2500, 0.2500]]]])
 
     Args:
-        denoiser: as in :func:`iter_sample`, like all arguments but the last.
+        denoiser: as in :func:`iter_sample`, like the next two and all options.
         shape: (B, C, …) of the batch.
         sampler: what makes the plan.
-        seed: of the addressed noise.
-        generator: draws all noise instead.
-        x_t: where to start.
-        t_start: the level of ``x_t``.
-        first: the number of the first sample in the batch.
-        dtype: the precision the network is fed in, and of the result.
-        device: where the chain runs.
-        revise: what is done to every state.
         progress: show a bar; by default on a terminal.
+        options: see :class:`ChainOptions`.
 
     Raises:
         AlphabarError: as :func:`iter_sample`.
     """
-    _check_sampler(sampler)
-    plan = sampler.plan(denoiser.schedule, t_start)
-    states = iter_sample(
-        denoiser,
-        shape,
-        plan,
-        seed=seed,
-        generator=generator,
-        x_t=x_t,
-        t_start=t_start,
-        first=first,
-        dtype=dtype,
-        device=device,
-        revise=revise,
-        reuse=True,
-    )
+    plan = _planned(denoiser, sampler, options.get("t_start"))
+    start = _start(shape, **options)
     # A loop over the states themselves would keep x̂_0 alive through the next evaluation.
-    x_ts: Iterator[Tensor] = map(attrgetter("x_t"), states)
-    last = deque(track(x_ts, len(plan) + 1, "sampling", shown=progress), maxlen=1)
-    return last.pop().to(dtype)
+    x_ts = (state.x_t for state in _chain(denoiser, plan, start))
+    with torch.no_grad():
+        last = deque(track(x_ts, len(plan) + 1, "sampling", shown=progress), maxlen=1)
+    return last.pop().to(start.dtype)
 
 
-def _check_sampler(sampler: Sampler) -> None:
+def _planned(denoiser: Denoise, sampler: Sampler, t_start: float | None) -> Plan:
     if not hasattr(sampler, "plan"):
         raise DtypeError(f"sampler is {sampler!r}: pass a sampler, such as DDIM(steps=50)")
+    return sampler.plan(denoiser.schedule, t_start)
 
 
-def _chain(
-    denoiser: Denoise, plan: Plan, x_t: Tensor, draw: Draw, dtype: torch.dtype, revise: Revise, reuse: bool
-) -> Iterator[State]:
+class _Start(NamedTuple):
+    """Where a chain starts and what it draws."""
+
+    x_t: Tensor
+    draw: Draw
+    dtype: torch.dtype
+    revise: Revise | None
+
+
+def _start(
+    shape: Sequence[int],
+    *,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    x_t: Tensor | None = None,
+    t_start: float | None = None,
+    first: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+    revise: Revise | None = None,
+) -> _Start:
+    shape = torch.Size(shape)
+    check_count(**{f"shape[{i}]": n for i, n in enumerate(shape)})
+    if t_start is not None and x_t is None:
+        raise ConfigError(f"t_start is {t_start}, but no x_t is given: give the noisy data to start from")
+    where = x_t.device if isinstance(x_t, Tensor) else torch.get_default_device()
+    where = where if device is None else torch.device(device)
+    draw = _noise_source(shape, seed, generator, first, dtype, where)
+    if x_t is None:
+        z = draw(0)
+        start = z if isinstance(z, Tensor) else addressed.normal(shape, **z._asdict(), device=where)
+    else:
+        start = _checked_start(x_t, shape).to(where)
+    return _Start(start.detach().to(_wide(dtype)), draw, dtype, revise)
+
+
+def _chain(denoiser: Denoise, plan: Plan, start: _Start) -> Iterator[State]:
+    x_t, draw, dtype, revise = start
     kept: deque[Tensor] = deque(maxlen=plan.memory - 1)
-    finite: list[Tensor] = []
+    flags: list[Tensor] = []
     level = -1 if plan.is_inversion else plan.rows[0].t
-    x_t = revise(0, level, x_t)
+    if revise:
+        x_t = revise(0, level, x_t)
     for step, row in enumerate(plan.rows):
-        x_0, variance = estimate = _asked(denoiser, x_t, step, row.t, dtype)
-        finite.append(torch.stack([part.isfinite().all() for part in estimate if part is not None]).all())
-        if _is_time_to_look(x_t.device, step + 1 == len(plan)):
-            _check_finite(finite, plan)
+        x_0, variance = _asked(denoiser, x_t, step, row.t, dtype)
+        _check_finite(step, plan, (x_0,) if variance is None else (x_0, variance), flags)
         yield State(step, level, x_t, x_0)
-        noise = draw(step + 1) if row.is_random else None
         history = x_0, *kept
-        kept.appendleft(row.kept(x_t, x_0))
-        x_s = row.advance(x_t, history, noise, variance, out=x_t if reuse else None)
-        x_t, level = revise(step + 1, row.s, x_s), row.s
-        del estimate, x_0, variance, history, noise, x_s  # or they would live through the next evaluation
+        if kept.maxlen:
+            kept.appendleft(row.kept(x_t, x_0))
+        x_t = row.advance(x_t, history, draw(step + 1) if row.is_random else None, variance)
+        del x_0, variance, history  # or they would live through the next evaluation
+        level = row.s
+        if revise:
+            x_t = revise(step + 1, level, x_t)
     yield State(len(plan), level, x_t, x_t)
 
 
-@torch.no_grad()
 def _asked(denoiser: Denoise, x_t: Tensor, step: int, t: float, dtype: torch.dtype) -> Estimate:
-    x_0, variance = denoiser(x_t.to(dtype), t)
-    if x_0.shape != x_t.shape:
+    if torch.is_grad_enabled():
+        with torch.no_grad():
+            estimate = denoiser(x_t.to(dtype), t)
+    else:
+        estimate = denoiser(x_t.to(dtype), t)
+    if estimate.x_0.shape != x_t.shape:
         raise ShapeError(
-            f"the denoiser returned {tuple(x_0.shape)} for x_t of {tuple(x_t.shape)} at step {step}, "
-            f"t = {t}: it must return the shape of x_t"
+            f"the denoiser returned {tuple(estimate.x_0.shape)} for x_t of {tuple(x_t.shape)} at step "
+            f"{step}, t = {t}: it must return the shape of x_t"
         )
-    return Estimate(x_0.to(x_t.dtype), variance)
+    if estimate.x_0.dtype == x_t.dtype:
+        return estimate
+    return Estimate(estimate.x_0.to(x_t.dtype), estimate.variance)
 
 
-def _is_time_to_look(device: torch.device, is_last: bool) -> bool:
-    """Looking at values waits for an accelerator, so once, at the end; a graph being compiled has none."""
-    return (device.type == "cpu" or is_last) and not torch.compiler.is_compiling()
+def _reads_values(device: torch.device) -> bool:
+    """Whether to look at values at every step: on an accelerator that waits for it, so once, at the end."""
+    return device.type == "cpu"
 
 
-def _check_finite(finite: Sequence[Tensor], plan: Plan) -> None:
-    good = torch.stack(tuple(finite)).tolist()
+def _check_finite(step: int, plan: Plan, parts: Sequence[Tensor], flags: list[Tensor]) -> None:
+    """Raise for the first step whose estimate is not finite; a graph being compiled has no values."""
+    if torch.compiler.is_compiling():
+        return
+    if _reads_values(parts[0].device):
+        if not all(bool(part.isfinite().all()) for part in parts):
+            raise _not_finite(step, plan)
+        return
+    flags.append(torch.stack([part.isfinite().all() for part in parts]).all())
+    if step + 1 == len(plan):
+        _check_flags(flags, plan)
+
+
+def _check_flags(flags: Sequence[Tensor], plan: Plan) -> None:
+    good = torch.stack(tuple(flags)).tolist()
     if not all(good):
-        step = good.index(False)
-        raise NoAnswerError(
-            f"the denoiser returned NaN or infinity at step {step}, t = {plan.timesteps[step]}: check the "
-            "network's weights, its precision, and that prediction and schedule are those it was trained with"
-        )
+        raise _not_finite(good.index(False), plan)
+
+
+def _not_finite(step: int, plan: Plan) -> NoAnswerError:
+    return NoAnswerError(
+        f"the denoiser returned NaN or infinity at step {step}, t = {plan.timesteps[step]}: check the "
+        "network's weights, its precision, and that prediction and schedule are those it was trained with"
+    )
 
 
 def _noise_source(
@@ -240,7 +259,8 @@ def _noise_source(
             device, wide
         )
     key = int(torch.randint(2**63 - 1, ())) if seed is None else seed
-    return lambda stream: addressed.address(shape, seed=key, stream=stream, first=first)
+    origin = addressed.address(shape, seed=key, first=first)
+    return lambda step: Address(origin.seed, step, origin.first)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

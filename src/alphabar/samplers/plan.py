@@ -83,8 +83,8 @@ class Row:
         return lincomb(coefficients, tensors, noise=noise, out=out)
 
     def kept(self, x_t: Tensor, x_0: Tensor) -> Tensor:
-        """Return what later rows remember: x̂_0 itself, or ε̂ = (x_t − √ᾱ_t · x̂_0)/√(1−ᾱ_t)."""
-        return x_0 if self.keeps == X_0 else lincomb(self.keeps, (x_t, x_0))
+        """Return what later rows remember, in memory of its own: x̂_0, or ε̂ = (x_t − √ᾱ_t · x̂_0)/√(1−ᾱ_t)."""
+        return x_0.clone() if self.keeps == X_0 else lincomb(self.keeps, (x_t, x_0))
 
     @property
     def is_random(self) -> bool:
