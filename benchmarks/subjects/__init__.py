@@ -12,7 +12,7 @@ SUBJECTS = (
     "noising",
     "noise",
     "noise_and_noising",
-    "steps",
+    "chains",
     "schedulers",
     "sampling",
     "training",

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from alphabar.schedule.noise_schedule import NoiseSchedule
-from benchmarks import ours, peers
+from alphabar import NoiseSchedule, add_noise
+from alphabar.process import address
+from benchmarks import peers
 from benchmarks.measure import Case, Result, Settings, measure
 from benchmarks.subjects.noising import BATCH, LARGE, Data, example
 
@@ -35,7 +36,7 @@ def _entrants(data: Data) -> dict[str, Callable[[], torch.Tensor]]:
     scheduler = library and library.DDPMScheduler()
     theirs = scheduler and (lambda: scheduler.add_noise(x_0, torch.randn_like(x_0), t))
     return peers.named(
-        alphabar=lambda: ours.noised(schedule, x_0, t, out, seed=0),
+        alphabar=lambda: add_noise(schedule, x_0, address(x_0.shape, seed=0), t, out=out),
         diffusers=theirs,
         floor=lambda: torch.mul(x_0, 0.5, out=out),
     )

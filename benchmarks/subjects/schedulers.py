@@ -1,4 +1,4 @@
-"""Drop-in schedulers: what one call costs beyond the arithmetic, on (1, 3, 32, 32)."""
+"""Drop-in schedulers: whole runs of a pipeline, and noising."""
 
 from __future__ import annotations
 
@@ -6,56 +6,49 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks import peers
 from benchmarks.measure import Case, Result, Settings, measure
-from benchmarks.subjects.steps import running
+from benchmarks.subjects.chains import FIRST_USE, SMALL, forget, pipeline_loop
 
 TITLE = "Drop-in schedulers"
 ABOUT = (
-    "The schedulers of `alphabar.diffusers` and those of diffusers, by the calls of a diffusers pipeline, "
-    "on one small image: there a call costs what surrounds the arithmetic. Defaults, 50 steps."
+    "The schedulers of `alphabar.diffusers` and those of diffusers in the loop of a diffusers pipeline: "
+    "`set_timesteps`, then each t once, on one 3×32×32 image. The network is a multiplication by ½. Defaults "
+    "of both. *First use* is ours made anew for each run, with every cache emptied."
 )
-SHAPE, STEPS = (1, 3, 32, 32), 50
-
-
-def _one_step(scheduler: Any, x: Tensor, output: Tensor) -> Callable[[], Any]:
-    """Step from the same t each time."""
-    t = scheduler.timesteps[10]
-    return lambda: scheduler.step(output, t, x)
-
-
-def _running(scheduler: Any, x: Tensor, output: Tensor) -> Callable[[], Any]:
-    """Step through whole runs, as a pipeline does, their beginnings included."""
-    return running(scheduler, x, output, lambda: scheduler.set_timesteps(STEPS, device=x.device))
-
-
-def _noising(scheduler: Any, x: Tensor, output: Tensor) -> Callable[[], Any]:
-    t = torch.tensor([400], device=x.device)
-    return lambda: scheduler.add_noise(x, output, t)
-
-
-MEASURED: dict[str, tuple[Callable[[Any, Tensor, Tensor], Callable[[], Any]], str, float | None]] = {
-    "DDPM step": (_one_step, "DDPMScheduler", 5),
-    "DDIM step": (_one_step, "DDIMScheduler", 8),
-    "DPM-Solver++ step": (_running, "DPMSolverMultistepScheduler", 4),
-    "UniPC step": (_running, "UniPCMultistepScheduler", None),
-    "add_noise": (_noising, "DDPMScheduler", 3),
+RUNS: dict[str, tuple[str, int]] = {
+    "DDPM": ("DDPMScheduler", 100),
+    "DDIM": ("DDIMScheduler", 50),
+    "DPM-Solver++": ("DPMSolverMultistepScheduler", 20),
+    "UniPC": ("UniPCMultistepScheduler", 20),
+    "Euler": ("EulerDiscreteScheduler", 30),
+    "PNDM": ("PNDMScheduler", 50),
 }
 
 
 def run(settings: Settings) -> Iterator[Result]:
-    """Measure every call."""
+    """Measure every run, then noising."""
     if (theirs := peers.library("diffusers")) is None:
         return
     import alphabar.diffusers as ours
 
-    x, output = torch.randn(2, *SHAPE, device=settings.device).unbind()
-    for name, (make, scheduler, aim) in MEASURED.items():
-        entrants = {}
-        for entrant, library in (("alphabar", ours), ("diffusers", theirs)):
-            made = getattr(library, scheduler)()
-            made.set_timesteps(STEPS, device=settings.device)
-            entrants[entrant] = make(made, x, output)
-        yield measure(Case(name, entrants, {"diffusers": aim} if aim else {}), settings)
+    for name, (scheduler, steps) in RUNS.items():
+        entrants = {
+            "alphabar": pipeline_loop(getattr(ours, scheduler)(), steps, SMALL, settings.device),
+            FIRST_USE: _fresh(getattr(ours, scheduler), steps, settings.device),
+            "diffusers": pipeline_loop(getattr(theirs, scheduler)(), steps, SMALL, settings.device),
+        }
+        yield measure(Case(f"{name}, {steps} steps", entrants), settings)
+    x, t = torch.randn(SMALL, device=settings.device), torch.tensor([400], device=settings.device)
+    both = {"alphabar": ours.DDPMScheduler(), "diffusers": theirs.DDPMScheduler()}
+    noising = {name: lambda scheduler=made: scheduler.add_noise(x, x, t) for name, made in both.items()}
+    yield measure(Case("add_noise", noising, {"diffusers": 3}), settings)
+
+
+def _fresh(kind: Any, steps: int, device: str) -> Callable[[], Any]:
+    def call() -> Any:
+        forget()
+        return pipeline_loop(kind(), steps, SMALL, device)()
+
+    return call
