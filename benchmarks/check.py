@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alphabar.training.files import whole_file
+from alphabar.denoise.files import whole_file
 from benchmarks.report import load
 from benchmarks.subjects import NEEDS_DATA, SUBJECTS
 

@@ -10,7 +10,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from alphabar.cli.plots import STYLE
-from alphabar.training.files import whole_file
+from alphabar.denoise.files import whole_file
 from benchmarks.measure import OURS
 from benchmarks.report import FLOOR
 from benchmarks.subjects import subject

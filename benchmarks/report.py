@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alphabar.training.files import whole_file
+from alphabar.denoise.files import whole_file
 from benchmarks.measure import OURS
 from benchmarks.subjects import SUBJECTS, subject
 

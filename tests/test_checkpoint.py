@@ -216,5 +216,5 @@ def test_pipelines_of_another_kind_are_refused_with_their_name(tmp_path):
     (place / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "ScoreSdeVeScheduler"}')
     check_error(lambda: load(place), CheckpointError, "ScoreSdeVeScheduler", "no β")
     denoiser = Denoiser(lambda x, t: x, NoiseSchedule.linear())
-    check_error(lambda: denoiser.save_pretrained(tmp_path / "new"), CheckpointError, "function", "Checkpoint")
+    check_error(lambda: denoiser.save_pretrained(tmp_path / "new"), CheckpointError, "function", "state_dict")
     assert not (tmp_path / "new").exists()

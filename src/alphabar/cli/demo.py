@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from alphabar.cli import plots
+from alphabar.denoise.files import whole_file
 from alphabar.errors import DataError
 from alphabar.evaluation import Score, fit_classifier, score
 from alphabar.process import trajectory
@@ -32,7 +33,6 @@ from alphabar.training import (
     sample_photograph,
     to_unit,
     train,
-    whole_file,
 )
 
 __all__ = ["noise_strip", "run"]

@@ -36,6 +36,8 @@ from alphabar.training import TrainConfig, checkpoint, has_bfloat16, load_data, 
 
 __all__ = ["COMMANDS", "main"]
 
+LOSS = "loss.png"  # of a run, the curve of its loss
+
 
 @dataclass(frozen=True)
 class Noise:
@@ -133,8 +135,10 @@ class Train(TrainConfig):
     def __call__(self) -> None:
         """Train with a progress bar, then write the averaged network and the curve of the loss."""
         config = TrainConfig(**{each.name: getattr(self, each.name) for each in fields(TrainConfig)})
-        checkpoint.check_place(self.out)
         main_process = PartialState().is_main_process
+        check_apart(config.data, self.out)
+        if main_process:  # two that try at once would be in each other's way
+            checkpoint.check_place(self.out, also=(LOSS,))
         shown = None if main_process else False
         data = load_data(
             config.data,
@@ -148,8 +152,8 @@ class Train(TrainConfig):
         if data.skipped:
             print(f"left out {len(data.skipped)} images that cannot be read: {', '.join(data.skipped)[:200]}")
         losses, last = [step.loss for step in steps], steps[-1]
-        checkpoint.save(self.out, last.snapshot())
-        plots.loss_curve(losses, self.out / "loss.png")
+        trained = last.snapshot()
+        checkpoint.save(self.out, trained, also=lambda draft: plots.loss_curve(losses, draft / LOSS))
         mean = sum(losses[-50:]) / len(losses[-50:])
         print(f"{last.step} steps, {last.images} images, loss {mean:.4f} over the last {len(losses[-50:])}")
         wrote(self.out)
@@ -189,6 +193,19 @@ class Info:
         }
         for name, fact in rows.items():
             print(f"{name:12} {fact}")
+
+
+def check_apart(data: str, out: Path) -> None:
+    """Refuse a place to write to inside the data, or the data inside it.
+
+    Raises:
+        ConfigError: with both places.
+    """
+    images, run = Path(data).resolve(), out.resolve()
+    if Path(data).exists() and (images in (run, *run.parents) or run in images.parents):
+        raise ConfigError(
+            f"out is {out}, and the data are in {data}: one lies in the other, choose another out"
+        )
 
 
 COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {

@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
+from alphabar.denoise.files import whole_file
 from alphabar.errors import MissingExtraError, ShapeError
 from alphabar.schedule import NoiseSchedule
-from alphabar.training import to_uint8, whole_file
+from alphabar.training import to_uint8
 
 __all__ = ["animation", "error_curves", "grid", "image", "loss_curve", "schedule_curves", "strip"]
 

@@ -5,7 +5,7 @@ r"""``model-N.pt`` of denoising-diffusion-pytorch, as a network that computes th
     model    betas, loss_weight                                the schedule, and what is predicted
 
 ``UNet2DModel`` cannot express this network: its attention is linear and has memory, it normalises after its
-convolutions, and it has two skips a block. :class:`alphabar.convert.networks.LucidUNet` is that network. Two
+convolutions, and it has two skips a block. :class:`alphabar.denoise.networks.LucidUNet` is that network. Two
 parts become ordinary convolutions: weight standardisation (before 1.7) is applied to the weights, and the
 "unshuffle" of 2×2 places with a 1×1 convolution is a 2×2 convolution of stride 2.
 """
@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alphabar.convert.networks import LucidUNet
 from alphabar.convert.options import ConvertOptions, Weights, check_agrees, load_weights
+from alphabar.denoise.networks import LucidUNet
 from alphabar.errors import CheckpointError, ConfigError
 from alphabar.schedule import NoiseSchedule
 from alphabar.training import Checkpoint

@@ -6,7 +6,7 @@ r"""The U-Net of improved-diffusion and guided-diffusion, as a diffusers model.
 
 Nichol & Dhariwal 2021, arXiv 2102.09672; Dhariwal & Nichol 2021, arXiv 2105.05233. What it computes is what
 ``UNet2DModel`` computes; only names differ, and the order of the rows of q, k and v. Two things need
-:class:`alphabar.convert.networks.GuidedUNet`: a number of heads at levels of different widths, and a first
+:class:`alphabar.denoise.networks.GuidedUNet`: a number of heads at levels of different widths, and a first
 level of another width than the embedding of t (the 512×512 network).
 """
 
@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alphabar.convert.networks import GuidedUNet
 from alphabar.convert.options import ConvertOptions, Weights, load_weights
+from alphabar.denoise.networks import GuidedUNet
 from alphabar.errors import CheckpointError, ConfigError, look_up
 from alphabar.schedule import NoiseSchedule
 from alphabar.training import Checkpoint

@@ -8,7 +8,6 @@ wrapper of a denoiser and a denoiser itself.
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from alphabar.checks import check_float
+from alphabar.denoise import pretrained
 from alphabar.errors import DtypeError, ShapeError
 from alphabar.kernels import lincomb
 from alphabar.process import Parameterisation, coefficients_at, named, no_answer
@@ -88,6 +88,8 @@ class Denoiser:
         path_or_name: str | Path,
         labels: Tensor | None = None,
         device: str | torch.device | None = None,
+        *,
+        prediction: str | Parameterisation | None = None,
     ) -> Denoiser:
         """Open a diffusers pipeline of an unconditional or class-conditional network.
 
@@ -96,29 +98,31 @@ class Denoiser:
                 Face hub such as ``"google/ddpm-cifar10-32"``.
             labels: (B,) class labels, where the network has classes.
             device: where its weights go.
+            prediction: in place of the one the folder names, which may be in no table.
 
         Raises:
             CheckpointError: no such pipeline, one of another kind, or labels that it does not take.
             UnknownNameError: a prediction or a noise schedule that is not known.
             MissingExtraError: diffusers is not installed.
         """
-        loaded = _checkpoints().load(path_or_name)
-        denoiser: Denoiser = loaded.denoiser(None if labels is None else labels.to(device))
-        denoiser.network.to(device)  # type: ignore[attr-defined]  # what is loaded is a module
-        return denoiser
+        loaded = pretrained.read(path_or_name, prediction=prediction)
+        pretrained.check_labels(loaded.classes, labels)
+        there = None if labels is None else labels.to(device)
+        return cls(loaded.network.to(device), loaded.schedule, loaded.prediction, there)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write network, schedule and prediction as a pipeline folder that diffusers opens.
 
         Args:
-            folder: where; a checkpoint that is already there is replaced.
+            folder: where; the files of a checkpoint that is already there are replaced.
 
         Raises:
             CheckpointError: a network without a diffusers configuration, or a place that is something else.
             MissingExtraError: diffusers is not installed.
         """
-        checkpoints = _checkpoints()
-        return Path(checkpoints.save(folder, checkpoints.of(self)))
+        described = getattr(self.network, "alphabar", {})
+        contents = pretrained.Pretrained(self.network, self.schedule, self.prediction, described)
+        return pretrained.write(folder, contents)
 
     def __call__(self, x_t: Tensor, t: float) -> Estimate:
         """Estimate x_0 at level t.
@@ -153,11 +157,6 @@ class Denoiser:
 def one_each(t: float, x_t: Tensor) -> Tensor:
     """Return a time as networks take it: (B,), one a sample, int64 or float32 as it is an int or a float."""
     return torch.full((len(x_t),), t, device=x_t.device)
-
-
-def _checkpoints() -> Any:
-    # Checkpoints are made of denoisers: only a look at call time can go the other way.
-    return importlib.import_module("alphabar.training.checkpoint")
 
 
 def answer(network: Callable[..., Any], x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:

@@ -11,7 +11,6 @@ from alphabar.training.data import (
     to_unit,
 )
 from alphabar.training.ema import EMA
-from alphabar.training.files import whole_file, whole_folder
 from alphabar.training.loop import TrainConfig, TrainStep, has_bfloat16, train
 from alphabar.training.network import unet
 
@@ -34,6 +33,4 @@ __all__ = [
     "to_unit",
     "train",
     "unet",
-    "whole_file",
-    "whole_folder",
 ]

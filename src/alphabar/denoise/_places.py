@@ -1,0 +1,110 @@
+"""Where a pipeline folder lies or may lie: on this disk, or on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alphabar.denoise.files import check_free, check_writable, finish
+from alphabar.errors import CheckpointError, MissingExtraError
+
+__all__ = ["DESCRIPTION", "check_place", "first_line", "is_pipeline", "local", "open_diffusers", "part"]
+
+DESCRIPTION = "alphabar.json"
+
+HIDDEN = ".alphabar-"  # how the names begin of what a killed process leaves behind
+WRITTEN = (
+    *("model_index.json", "scheduler/scheduler_config.json"),
+    *("unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
+)
+FILES = ("*.json", "*.safetensors", "unet/*.json", "unet/*.safetensors", "scheduler/*.json")
+PICKLED = ("*.bin", "unet/*.bin")
+"""What is fetched of a pipeline: its description and weights; older ones have their weights in a pickle."""
+
+
+def check_place(folder: str | Path, *, also: Sequence[str] = (), size: int = 0) -> None:
+    """Refuse a place where no pipeline folder may or can be written; to be asked before a long training.
+
+    Args:
+        folder: the place.
+        also: names of further files that will be written there.
+        size: bytes that will be written.
+
+    Raises:
+        CheckpointError: a file; a folder that holds something and is no checkpoint of this library, or one
+            with a foreign file where one is to be written; or a place that cannot be written.
+    """
+    place = Path(folder)
+    if place.is_dir():
+        finish(place, DESCRIPTION)
+    if place.exists() and not _is_free(place):
+        raise CheckpointError(
+            f"{place} exists and is no checkpoint of alphabar: choose another place, or move it away"
+        )
+    check_free(place, [*WRITTEN, *also], DESCRIPTION)
+    check_writable(place, size)
+
+
+def _is_free(place: Path) -> bool:
+    if not place.is_dir():
+        return False
+    ours = (place / DESCRIPTION).is_file()
+    return ours or all(path.name.startswith(HIDDEN) for path in place.iterdir())
+
+
+def is_pipeline(place: Path) -> bool:
+    """Return whether a folder is a pipeline's."""
+    return (place / "model_index.json").is_file()
+
+
+def local(path_or_name: str | Path) -> Path:
+    """Return the folder, fetched where the name is one of the hub's."""
+    place = Path(path_or_name)
+    if place.is_dir():
+        finish(place, DESCRIPTION)
+    if is_pipeline(place):
+        return place
+    if place.exists():
+        raise CheckpointError(
+            f"{place} is no checkpoint: it has no model_index.json. Train one: alphabar train"
+        )
+    if isinstance(path_or_name, Path) or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path_or_name):
+        raise CheckpointError(f"{place} is not there: give the folder of a run. Train one: alphabar train")
+    open_diffusers()
+    import huggingface_hub
+
+    try:
+        fetched = Path(huggingface_hub.snapshot_download(path_or_name, allow_patterns=list(FILES)))
+        if not any(part(fetched, "unet").glob("*.safetensors")):
+            fetched = Path(huggingface_hub.snapshot_download(path_or_name, allow_patterns=[*FILES, *PICKLED]))
+    except Exception as error:  # whatever the network and the hub answer
+        raise CheckpointError(
+            f"{path_or_name}: no such folder with a model_index.json, nor a pipeline that could be fetched: "
+            f"{first_line(error)}"
+        ) from error
+    return fetched
+
+
+def part(place: Path, name: str) -> Path:
+    """Return the folder of a part; the oldest pipelines have all their files in one."""
+    return place / name if (place / name).is_dir() else place
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, or its name where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def open_diffusers() -> Any:
+    """Return the module.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import diffusers
+    except ImportError:
+        raise MissingExtraError("a checkpoint", "train") from None
+    return diffusers
