@@ -1,15 +1,21 @@
 """What is loaded is what was saved, diffusers opens it, and a place that is something else is left alone."""
 
 import json
+from dataclasses import replace
+from functools import partial
 
 import diffusers
 import huggingface_hub
 import pytest
 import torch
 from cases import check_error
+from safetensors.torch import load_file, save_file
+from test_files import killed_at
 
 from alphabar import DDIM, Denoiser, NoiseSchedule, sample
-from alphabar.errors import CheckpointError, UnknownNameError
+from alphabar.denoise import pretrained
+from alphabar.errors import AlphabarError, CheckpointError, UnknownNameError
+from alphabar.process import PARAMETERISATIONS, edm
 from alphabar.training.checkpoint import Checkpoint, check_place, load, save
 from alphabar.training.network import unet
 
@@ -218,3 +224,188 @@ def test_pipelines_of_another_kind_are_refused_with_their_name(tmp_path):
     denoiser = Denoiser(lambda x, t: x, NoiseSchedule.linear())
     check_error(lambda: denoiser.save_pretrained(tmp_path / "new"), CheckpointError, "function", "state_dict")
     assert not (tmp_path / "new").exists()
+
+
+# --- what is written over, and what is not ---
+
+
+def weights_of(place):
+    return {name: weight.clone() for name, weight in load(place).network.state_dict().items()}
+
+
+def test_writing_again_replaces_the_own_files_and_leaves_all_others(tmp_path):
+    run = tmp_path / "run"
+    save(run, checkpoint(), also=lambda draft: (draft / "loss.png").write_bytes(b"curve"))
+    for name in ("photo.png", "samples/00000.png", "unet/notes.txt"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_bytes(b"precious")
+    (run / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"of somebody")
+    save(run, checkpoint(("cat", "dog")))
+    assert load(run).classes == ("cat", "dog")
+    for name in ("photo.png", "samples/00000.png", "unet/notes.txt"):
+        assert (run / name).read_bytes() == b"precious"
+    assert not (run / "loss.png").exists()  # of the run before
+    (run / "loss.png").write_bytes(b"mine")
+    again = partial(save, run, checkpoint(), also=lambda draft: (draft / "loss.png").write_bytes(b"curve"))
+    check_error(again, CheckpointError, "loss.png", "not written here")
+    check_error(lambda: check_place(run, also=["loss.png"]), CheckpointError, "loss.png")
+    assert load(run).classes == ("cat", "dog")
+
+
+def test_a_run_of_the_first_version_is_replaced_too(tmp_path):
+    save(tmp_path, checkpoint(), also=lambda draft: (draft / "loss.png").write_bytes(b"curve"))
+    described = json.loads((tmp_path / "alphabar.json").read_text())
+    del described["files"]
+    (tmp_path / "alphabar.json").write_text(json.dumps(described))
+    save(tmp_path, checkpoint(("cat",)), also=lambda draft: (draft / "loss.png").write_bytes(b"new"))
+    assert load(tmp_path).classes == ("cat",)
+    assert (tmp_path / "loss.png").read_bytes() == b"new"
+
+
+def test_a_pipeline_that_diffusers_wrote_is_not_replaced(tmp_path):
+    place = their_folder(tmp_path / "theirs")
+    denoiser = Denoiser.from_pretrained(place)
+    check_error(lambda: denoiser.save_pretrained(place), CheckpointError, "is no checkpoint of alphabar")
+
+
+@pytest.mark.parametrize("has_old", [False, True])
+def test_killed_at_any_change_the_folder_opens_as_the_old_checkpoint_or_the_new(has_old, tmp_path):
+    old, new = checkpoint(("old",)), checkpoint(("new", "newer"))
+    outcomes, step = [], 0
+    while True:
+        place = tmp_path / str(step)
+        if has_old:
+            save(place, old)
+        killed = killed_at(step, lambda place=place: save(place, new))
+        try:
+            found = load(place)
+        except CheckpointError:
+            assert not has_old
+            outcomes.append(None)
+        else:
+            outcomes.append(found.classes)
+            expected = {("old",): old, ("new", "newer"): new}[found.classes]
+            for name, weight in expected.network.state_dict().items():
+                assert torch.equal(found.network.state_dict()[name], weight)
+        if not killed:
+            break
+        step += 1
+    first = ("old",) if has_old else None
+    turn = outcomes.index(("new", "newer"))
+    assert outcomes == [first] * turn + [("new", "newer")] * (len(outcomes) - turn)
+    assert turn > 5
+    assert len(outcomes) - turn > 5
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    save(tmp_path, checkpoint(("old",)))
+    check, times = pretrained.check_network, iter(range(2))
+
+    def interrupted(config, where):
+        if next(times) == 0:
+            save(tmp_path, checkpoint(("new", "newer")))
+        check(config, where)
+
+    monkeypatch.setattr(pretrained, "check_network", interrupted)
+    assert load(tmp_path).classes == ("new", "newer")
+
+
+# --- what diffusers has no word for ---
+
+MINE = replace(PARAMETERISATIONS["v_prediction"], name="mine")
+
+
+@pytest.mark.parametrize(
+    "kind", ["flow", "edm", edm(0.7), edm(1 / 3), MINE], ids=lambda k: getattr(k, "name", k)
+)
+def test_any_kind_of_network_comes_back_as_it_was_saved(kind, tmp_path, monkeypatch):
+    saved = replace(checkpoint(), prediction=kind)
+    save(tmp_path / "run", saved)
+    if kind is MINE:
+        check_error(lambda: load(tmp_path / "run"), UnknownNameError, "'mine'")
+        again = Denoiser.from_pretrained(tmp_path / "run", prediction=MINE)
+        assert torch.equal(again(X, 7).x_0, saved.denoiser()(X, 7).x_0)
+        monkeypatch.setitem(PARAMETERISATIONS, "mine", MINE)
+    loaded = load(tmp_path / "run")
+    assert loaded.schedule == saved.schedule
+    assert torch.equal(loaded.denoiser()(X, 7.5).x_0, saved.denoiser()(X, 7.5).x_0)
+    again = load(loaded.denoiser().save_pretrained(tmp_path / "again"))
+    assert torch.equal(again.denoiser()(X, 7.5).x_0, saved.denoiser()(X, 7.5).x_0)
+
+
+# --- damage ---
+
+
+def test_a_flipped_bit_in_the_weights_is_named(tmp_path):
+    weights = save(tmp_path, checkpoint()) / "unet" / "diffusion_pytorch_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    check_error(lambda: load(tmp_path), CheckpointError, str(weights), "is damaged", '"files"')
+    described = json.loads((tmp_path / "alphabar.json").read_text())
+    del described["files"]
+    (tmp_path / "alphabar.json").write_text(json.dumps(described))
+    load(tmp_path)
+
+
+def damaged(file, change):
+    def spoil(place):
+        content = json.loads((place / file).read_text())
+        content.pop("files", None)
+        change(content)
+        (place / file).write_text(json.dumps(content))
+
+    return spoil
+
+
+def lose_weights(place):
+    path = place / "unet" / "diffusion_pytorch_model.safetensors"
+    held = load_file(path)
+    del held["conv_in.weight"]
+    save_file(held, path, metadata={"format": "pt"})
+    damaged("alphabar.json", lambda content: None)(place)
+
+
+def write_text(file, text):
+    return lambda place: (place / file).write_text(text)
+
+
+UNET, TOP, SCHEDULER = "unet/config.json", "alphabar.json", "scheduler/scheduler_config.json"
+DAMAGE = {
+    "weights missing": (lose_weights, "1 weights are missing, such as conv_in.weight"),
+    "a size of words": (damaged(UNET, lambda c: c.update(sample_size="a")), "sample_size is 'a'"),
+    "no group": (damaged(UNET, lambda c: c.update(norm_num_groups=0)), "norm_num_groups is 0"),
+    "a million layers": (
+        damaged(UNET, lambda c: c.update(layers_per_block=10**6)),
+        "layers_per_block is 1000000",
+    ),
+    "a network of a list": (damaged(UNET, lambda c: c.update(_class_name=[])), "holds []"),
+    "groups that do not divide": (damaged(UNET, lambda c: c.update(norm_num_groups=3)), "does not load"),
+    "brackets": (write_text(UNET, "[" * 100_000), "nested too deeply"),
+    "a list": (write_text(UNET, "[]"), "holds a list"),
+    "classes of a number": (damaged(TOP, lambda c: c.update(classes=5)), "classes is 5"),
+    "no classes": (damaged(TOP, lambda c: c.update(classes=None)), "classes is None"),
+    "classes of numbers": (damaged(TOP, lambda c: c.update(classes=[1])), "classes is [1]"),
+    "training of a word": (damaged(TOP, lambda c: c.update(training="x")), "training is x"),
+    "files of a list": (damaged(TOP, lambda c: c.update(files=[])), "lists files"),
+    "files elsewhere": (damaged(TOP, lambda c: c.update(files={"../x": {}})), "lists files"),
+    "too many steps": (damaged(SCHEDULER, lambda c: c.update(num_train_timesteps=10**10)), "1 … 1000000"),
+    "steps of a word": (
+        damaged(SCHEDULER, lambda c: c.update(num_train_timesteps="x")),
+        "num_train_timesteps is x",
+    ),
+    "β of a word": (
+        damaged(SCHEDULER, lambda c: c.update(beta_start="x", beta_schedule="linear")),
+        "beta_start",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "says"), DAMAGE.values(), ids=DAMAGE)
+def test_damage_is_named(spoil, says, tmp_path, caplog):
+    spoil(save(tmp_path, checkpoint(("cat", "dog"))))
+    with pytest.raises(AlphabarError) as caught:
+        load(tmp_path)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not caplog.records

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from functools import partial
 
 import pytest
@@ -64,6 +65,45 @@ def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "run"
     assert main(["train", "--class-conditional", *TRAIN, "--out", str(out)]) == 0
     return out
+
+
+def test_training_again_leaves_what_others_keep_in_the_run(tmp_path):
+    place = tmp_path / "run"
+    assert main(["train", *TRAIN, "--out", str(place)]) == 0
+    for name in ("photo.png", "samples/mine.png", "unet/notes.txt"):
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_bytes(b"precious")
+    old = (place / "loss.png").read_bytes()
+    assert main(["train", *TRAIN, "--steps", "3", "--out", str(place)]) == 0
+    for name in ("photo.png", "samples/mine.png", "unet/notes.txt"):
+        assert (place / name).read_bytes() == b"precious"
+    assert (place / "loss.png").read_bytes() != old
+
+
+def test_where_training_may_not_write_is_said_before_it_begins(tmp_path, capsys, monkeypatch):
+    for k in range(4):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        digit(tmp_path / "photos" / f"{k}.png", k)
+    (tmp_path / "linked").symlink_to(tmp_path / "photos")
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr(
+        sys.modules["alphabar.cli.main"], "train", lambda *arguments, **more: pytest.fail("training began")
+    )
+    photos = str(tmp_path / "photos")
+    places = {
+        "photos": "one lies in the other",
+        "photos/run": "one lies in the other",
+        "linked/run": "one lies in the other",
+        "": "one lies in the other",
+        "file": "is no checkpoint",
+        "file/run": "cannot be written: Not a directory",
+    }
+    for out, says in places.items():
+        assert main(["train", photos, *TRAIN, "--out", str(tmp_path / out)]) == 2
+        printed = capsys.readouterr().err
+        assert says in printed
+        assert printed.count("\n") == 1
+    assert len(list((tmp_path / "photos").iterdir())) == 4
 
 
 def digit(path, value):

@@ -108,7 +108,7 @@ def edm(sigma_data: float = 0.5) -> Parameterisation:
         return (s * s + (d * a) * (d * a)) ** 0.5
 
     return Parameterisation(
-        "edm" if d == 0.5 else f"edm(sigma_data={d:g})",
+        "edm" if d == 0.5 else f"edm(sigma_data={d!r})",
         target=lambda a, s: (s / (d * h(a, s)), -d * a / h(a, s)),
         x_0=lambda a, s: (d * a * d / h(a, s) ** 2, d * s / h(a, s)),
         eps=lambda a, s: (s / h(a, s) ** 2, -d * a / h(a, s)),
