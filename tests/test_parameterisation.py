@@ -115,6 +115,15 @@ def test_each_sample_and_each_token_may_have_its_own_t(prediction):
                 assert torch.equal(together[i, j], alone)
 
 
+@pytest.mark.parametrize("prediction", PARAMETERISATIONS)
+def test_a_t_for_each_sample_is_read_at_that_samples_t(prediction):
+    x_t, output, t = normals(3, 4, seed=1), normals(3, 4, seed=2), torch.tensor([0, 500, 999])
+    for read in (target, to_x_0, to_eps):
+        together = read(COSINE, prediction, x_t, output, t)
+        for i in range(3):
+            assert torch.equal(together[i], read(COSINE, prediction, x_t[i], output[i], int(t[i])))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_a_half_precision_answer_is_rounded_once_and_to_the_precision_asked_for(dtype):
     x_t, output = normals(5, 7, seed=1, dtype=dtype), normals(5, 7, seed=2, dtype=dtype)

@@ -242,9 +242,10 @@ def to_x_0(
     coefficients = _rows(schedule, kind, "x_0", t, x_t)
     if not _is_finite(coefficients):
         raise no_answer(kind, "a t")
-    x_0 = at_once(coefficients, (x_t, output), dtype=dtype)
-    if x_0 is not None:
-        return x_0
+    if not isinstance(coefficients, Tensor):
+        x_0 = at_once(coefficients, (x_t, output), dtype=dtype)
+        if x_0 is not None:
+            return x_0
     check_alike(x_t=x_t, output=output)
     return lincomb(coefficients, (x_t, output), dtype=dtype)
 
