@@ -42,7 +42,7 @@ from torch import Tensor
 from alphabar.checks import check_alike, check_float, checked_t
 from alphabar.errors import ConfigError, NoAnswerError, ShapeError, look_up
 from alphabar.kernels import at_once, lincomb, work_dtype
-from alphabar.schedule import NoiseSchedule, log_alpha_bar_between, noise_power
+from alphabar.schedule import NoiseSchedule, levels_at, log_alpha_bar_between, noise_power
 
 __all__ = [
     "PARAMETERISATIONS",
@@ -113,8 +113,12 @@ def edm(sigma_data: float = 0.5) -> Parameterisation:
         x_0=lambda a, s: (d * a * d / h(a, s) ** 2, d * s / h(a, s)),
         eps=lambda a, s: (s / h(a, s) ** 2, -d * a / h(a, s)),
         input=lambda a, s: 1 / h(a, s),
-        time=lambda a, s: torch.log(torch.as_tensor(s / a)) / 4,
+        time=lambda a, s: _log(s / a) / 4,
     )
+
+
+def _log(number: Number) -> Number:
+    return number.log() if isinstance(number, Tensor) else math.log(number)
 
 
 PARAMETERISATIONS: dict[str, Parameterisation] = {
@@ -302,8 +306,16 @@ coefficients_at._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def _coefficients_at(schedule: NoiseSchedule, kind: Parameterisation, t: float) -> Coefficients:
     if isinstance(t, int) and 0 <= t < len(schedule):
         return _whole(schedule, kind)[t]
-    (row,) = _numbers(_coefficients(kind, log_alpha_bar_between(schedule, t).reshape(1)))
-    return row
+    (level,) = levels_at(schedule, [t])
+    a, s = level.signal, level.sigma  # a > 0: a level without signal is at a whole t
+    scale = float(kind.input(a, s))
+    time = math.nan if kind.time is None else float(kind.time(a, s))
+    target, x_0, eps = (_floats(pair(a, s)) for pair in (kind.target, kind.x_0, kind.eps))
+    return Coefficients((scale * a, scale * s), target, x_0, eps, scale, time, answers=True)
+
+
+def _floats(pair: tuple[Number, Number]) -> tuple[float, float]:
+    return float(pair[0]), float(pair[1])
 
 
 @lru_cache(maxsize=32)
