@@ -142,7 +142,7 @@ class Denoiser:
         if not numbers.answers:
             raise no_answer(self.kind, f"t = {t}")
         given = x_t if numbers.input == 1 else lincomb((numbers.input,), (x_t,))
-        time = one_each(t if math.isnan(numbers.time) else numbers.time, x_t)
+        time = batch_time(t if math.isnan(numbers.time) else numbers.time, x_t)
         output, variance = _halves(answer(self.network, given, time, self.labels), x_t, t)
         wide = torch.promote_types(x_t.dtype, torch.float32)
         return Estimate(lincomb(numbers.x_0, (x_t, output.to(x_t.dtype)), dtype=wide), variance)
@@ -154,16 +154,16 @@ class Denoiser:
             )
 
 
-def one_each(t: float, x_t: Tensor) -> Tensor:
+def batch_time(t: float, x_t: Tensor) -> Tensor:
     """Return a time as networks take it: (B,), one a sample, int64 or float32 as it is an int or a float."""
     return torch.full((len(x_t),), t, device=x_t.device)
 
 
 def answer(network: Callable[..., Any], x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-    """Return what the network says: a tensor, or the ``sample`` of the object a diffusers model returns."""
+    """Return the output of the network: a tensor, or the ``sample`` of what a diffusers model returns."""
     conditions = {} if labels is None else {"class_labels": labels}
-    said = network(x_t, t, **conditions)
-    output: Tensor = said if isinstance(said, Tensor) else getattr(said, "sample", said)
+    returned = network(x_t, t, **conditions)
+    output: Tensor = returned if isinstance(returned, Tensor) else getattr(returned, "sample", returned)
     check_float(**{"the network's answer": output})
     return output
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from alphabar.checks import check_float
-from alphabar.denoise.denoiser import Denoise, Denoiser, Estimate, one_each
+from alphabar.denoise.denoiser import Denoise, Denoiser, Estimate, batch_time
 from alphabar.errors import ConfigError, DtypeError, NoAnswerError, ShapeError
 from alphabar.kernels import lincomb
 from alphabar.schedule import NoiseSchedule, levels_at
@@ -163,7 +163,7 @@ class ClassifierGuided(_Wrapper):
     @torch.enable_grad()
     def _gradient(self, x_t: Tensor, t: float) -> Tensor:
         at = x_t.detach().requires_grad_()
-        logits = self.classifier(at, one_each(t, x_t))
+        logits = self.classifier(at, batch_time(t, x_t))
         check_float(**{"the classifier's answer": logits})
         if logits.ndim != 2 or not len(logits) == len(self.labels) == len(x_t):
             raise ShapeError(

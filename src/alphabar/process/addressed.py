@@ -70,7 +70,7 @@ def uniform(
 
 
 def address(shape: Sequence[int], *, seed: int, stream: int = 0, first: int = 0) -> kernels.Address:
-    """Return where the noise of a batch of this shape lies; arguments and errors as in :func:`normal`."""
+    """Return the address of the noise of a batch of this shape; arguments and errors as in :func:`normal`."""
     if not len(shape):
         raise ConfigError("shape is (): noise has at least a batch dimension")
     for name, value, bits in (("seed", seed, 64), ("stream", stream, 32), ("first", first, 63)):

@@ -58,7 +58,7 @@ def add_noise(
     Args:
         schedule: the noise schedule.
         x_0: (B, …) clean data, floating point, usually in [−1, 1].
-        noise: standard normal, of the shape, dtype and device of x_0; or where it lies (``noise.address``),
+        noise: standard normal, of the shape, dtype and device of x_0; or its address (``process.address``),
             and then the CPU kernels make it on the way.
         t: 0 … T−1: an integer, or integers whose shape broadcasts against the leading dimensions of x_0:
             (B,) one a sample, (B, L) one a token.

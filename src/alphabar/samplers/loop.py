@@ -181,7 +181,7 @@ def _chain(denoiser: Denoise, plan: Plan, start: _Start) -> Iterator[State]:
     if revise:
         x_t = revise(0, level, x_t)
     for step, row in enumerate(plan.rows):
-        x_0, variance = _asked(denoiser, x_t, step, row.t, dtype)
+        x_0, variance = _estimate(denoiser, x_t, step, row.t, dtype)
         _check_finite(step, plan, (x_0,) if variance is None else (x_0, variance), flags)
         yield State(step, level, x_t, x_0)
         history = x_0, *kept
@@ -195,7 +195,7 @@ def _chain(denoiser: Denoise, plan: Plan, start: _Start) -> Iterator[State]:
     yield State(len(plan), level, x_t, x_t)
 
 
-def _asked(denoiser: Denoise, x_t: Tensor, step: int, t: float, dtype: torch.dtype) -> Estimate:
+def _estimate(denoiser: Denoise, x_t: Tensor, step: int, t: float, dtype: torch.dtype) -> Estimate:
     if torch.is_grad_enabled():
         with torch.no_grad():
             estimate = denoiser(x_t.to(dtype), t)
