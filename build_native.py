@@ -24,7 +24,7 @@ class NativeHook(BuildHookInterface):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile; on any failure say so and go on."""
-        source = Path(self.root, "src/alphabar/kernels/native.cpp")
+        source = Path(self.root, "src/alphabar/kernels/module.cpp")
         library = source.with_name("_native" + sysconfig.get_config_var("EXT_SUFFIX"))
         library.unlink(missing_ok=True)
         if trouble := _compile(source, library):

@@ -29,7 +29,7 @@ from alphabar import (
     velocity,
 )
 from alphabar.errors import TimestepError
-from alphabar.kernels.lincomb import BLOCK
+from alphabar.kernels.reference import BLOCK
 from alphabar.process.addressed import normal
 
 COSINE = NoiseSchedule.cosine()

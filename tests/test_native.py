@@ -214,14 +214,13 @@ def test_threads_and_pieces_change_nothing():
     assert all(map(torch.equal, results[0], results[2]))
 
 
-def test_a_sum_can_be_kept_within_a_limit():
-    for dtype in (torch.float32, torch.float64):
+def test_a_sum_can_be_kept_within_a_limit(reference):
+    for dtype in DTYPES:
         x = torch.cat([normals(40_000, dtype=dtype), torch.tensor([float("nan"), float("inf")], dtype=dtype)])
-        out = torch.empty_like(x)
-        assert cpu.LIBRARY.lincomb((2.0,), None, (x,), out, None, 0.5)
-        assert torch.equal(out.nan_to_num(7), (2 * x).clamp(-0.5, 0.5).nan_to_num(7))
-    half = torch.ones(3, dtype=torch.float16)
-    assert not cpu.LIBRARY.lincomb((2.0,), None, (half,), half, None, 0.5)
+        for limit in (0.3, 0.0, 1e300):  # .3 is rounded in every precision, and 1e300 is infinite in most
+            expected = (2 * x).double().clamp(-limit, limit).to(dtype)
+            for found in (cpu.at_once((2.0,), (x,), limit=limit), reference(ops.lincomb, (2.0,), (x,), limit=limit)):
+                assert torch.equal(found.nan_to_num(7), expected.nan_to_num(7))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -281,12 +280,10 @@ def test_coefficients_are_looked_up_on_the_way(dtype, t):
     x, y = normals(*SHAPE, dtype=dtype), normals(*SHAPE, seed=1, dtype=dtype)
     rows = TABLE[t].reshape(-1, 3).expand(3, 3).contiguous()
     address = ops.Address(seed=1, stream=2)
-    found = ops.at_once(TABLE, (x, y), at=t, noise=address)
-    if dtype == torch.float32:
-        assert torch.equal(found, ops.lincomb(rows, (x, y), noise=address))
-    else:
-        assert found is None  # noise is made in float32 only
-    found = ops.at_once(TABLE, (x, y, x), at=t, out=y)
+    found = cpu.at_once(TABLE, (x, y), t, address)
+    assert (found is not None) == (dtype == torch.float32)  # noise is made in float32 only
+    assert torch.equal(ops.lincomb(TABLE, (x, y), rows=t, noise=address), ops.lincomb(rows, (x, y), noise=address))
+    found = cpu.at_once(TABLE, (x, y, x), t, out=y)
     assert found is y
     assert torch.equal(y, ops.lincomb(rows, (x, normals(*SHAPE, seed=1, dtype=dtype), x)))
 
@@ -294,22 +291,21 @@ def test_coefficients_are_looked_up_on_the_way(dtype, t):
 def test_coefficients_are_looked_up_for_each_token():
     t = torch.tensor([[1, 2], [3, 4], [5, 6]])
     x = normals(*SHAPE)
-    assert torch.equal(ops.at_once(TABLE, (x, x, x), at=t), ops.lincomb(TABLE[t], (x, x, x)))
+    assert torch.equal(cpu.at_once(TABLE, (x, x, x), t), ops.lincomb(TABLE[t], (x, x, x)))
 
 
 X = normals(*SHAPE)
 NOT_AT_ONCE = {
-    "t too large": {"at": 10},
-    "t far too large": {"at": 2**70},
-    "t below 0": {"at": torch.tensor([0, -1, 0])},
-    "another batch": {"at": torch.tensor([0, 1])},
-    "as many axes as the data": {"at": torch.zeros(SHAPE, dtype=torch.int64)},
-    "t no integer": {"at": torch.tensor([0.0, 1.0, 2.0])},
-    "t nothing like it": {"at": "1"},
-    "t a bool": {"at": True},
+    "t too large": {"rows": 10},
+    "t far too large": {"rows": 2**70},
+    "t below 0": {"rows": torch.tensor([0, -1, 0])},
+    "another batch": {"rows": torch.tensor([0, 1])},
+    "as many axes as the data": {"rows": torch.zeros(SHAPE, dtype=torch.int64)},
+    "t no integer": {"rows": torch.tensor([0.0, 1.0, 2.0])},
+    "t nothing like it": {"rows": "1"},
+    "t a bool": {"rows": True},
     "another table": {"coefficients": normals(10, 2)},
     "a table in float32": {"coefficients": TABLE.float()},
-    "a list": {"coefficients": [1.0, 2.0, 3.0]},
     "too few numbers": {"coefficients": (1.0, 2.0)},
     "another shape": {"tensors": (X, X, X[:2])},
     "another dtype": {"tensors": (X, X, X.float())},
@@ -321,6 +317,18 @@ NOT_AT_ONCE = {
     "an out of another shape": {"out": X[:2].clone()},
     "an out that is none": {"out": "x"},
     "a result of another dtype": {"dtype": torch.float32},
+    "a result of integers": {"dtype": torch.int64},
+    "a table with a gradient": {"coefficients": TABLE.clone().requires_grad_()},
+    "coefficients that are tensors": {"coefficients": (TABLE[0], 1.0, 2.0), "rows": None},
+    "numbers with rows": {"coefficients": (1.0, 2.0, 3.0), "rows": 0},
+    "a negative limit": {"limit": -1.0},
+    "a limit that is no number": {"limit": float("nan")},
+    "a limit of text": {"limit": "1"},
+    "noise without numbers": {"tensors": (X.float(), X.float()), "noise": (1, 2, None)},
+    "a seed beyond 64 bits": {"tensors": (X.float(), X.float()), "noise": ops.Address(2**64, 2)},
+    "a stream beyond 32 bits": {"tensors": (X.float(), X.float()), "noise": ops.Address(1, 2**32)},
+    "a sample below 0": {"tensors": (X.float(), X.float()), "noise": ops.Address(1, 2, -1)},
+    "a sparse tensor": {"tensors": (X.to_sparse(), X, X)},
     "an empty batch": {"tensors": (X[:0], X[:0], X[:0])},
 }
 
@@ -328,7 +336,36 @@ NOT_AT_ONCE = {
 @pytest.mark.parametrize("wrong", NOT_AT_ONCE.values(), ids=NOT_AT_ONCE.keys())
 def test_what_does_not_fit_is_left_alone(wrong):
     arguments = {"coefficients": TABLE, "tensors": (X, X, X)} | wrong
-    assert ops.at_once(arguments.pop("coefficients"), arguments.pop("tensors"), **arguments) is None
+    assert cpu.at_once(**{"rows": 0} | arguments) is None
+
+
+def test_what_requires_a_gradient_is_served_where_none_is_kept():
+    x = X.clone().requires_grad_()
+    with torch.no_grad():
+        assert torch.equal(cpu.at_once((2.0,), (x,)), 2 * X)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [0, 1, 63, 5000, 300_000])
+def test_one_number_that_is_not_finite_is_found_wherever_it_stands(dtype, size, reference):
+    x = normals(size, dtype=dtype)
+    x[: size // 2] = torch.finfo(dtype).max
+    for check in (ops.all_finite, lambda x: reference(ops.all_finite, x)):
+        assert check(x)
+        for place in {0, size // 3, size - 1} if size else ():
+            for bad in (float("inf"), -float("inf"), float("nan")):
+                broken = x.clone()
+                broken[place] = bad
+                assert not check(broken)
+
+
+def test_finite_is_asked_of_every_layout():
+    x = normals(*SHAPE)
+    x[0, 0, 0, 0] = float("nan")
+    for layout in (x, x.to(memory_format=torch.channels_last), x.transpose(1, 3), x[::2, :, :, ::3]):
+        assert not ops.all_finite(layout)
+    assert ops.all_finite(x[:, :, 1:])
+    assert ops.all_finite(torch.arange(3))
 
 
 def test_gradients_and_transforms_take_the_reference():

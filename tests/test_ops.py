@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from alphabar import kernels as ops
 from alphabar.errors import ConfigError
-from alphabar.kernels.lincomb import BLOCK
+from alphabar.kernels.reference import BLOCK
 from alphabar.kernels.philox import BLOCKS_AT_ONCE
 
 words = st.integers(0, 2**32 - 1)

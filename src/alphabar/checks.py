@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from alphabar.errors import ConfigError, DtypeError, ScheduleError, ShapeError, TimestepError
+from alphabar.errors import (
+    AlphabarError,
+    ConfigError,
+    DtypeError,
+    ScheduleError,
+    ShapeError,
+    TimestepError,
+)
 
-__all__ = ["check_alike", "check_count", "check_float", "checked_alpha_bar", "checked_beta", "checked_t"]
+__all__ = [
+    "check_alike",
+    "check_count",
+    "check_float",
+    "checked_alpha_bar",
+    "checked_beta",
+    "checked_t",
+    "require",
+]
 
 
 def check_float(**tensors: Tensor) -> None:
@@ -57,6 +72,24 @@ def check_count(**counts: int) -> None:
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ConfigError(f"{name} is {count!r}: it must be a whole number of at least 1")
+
+
+def require(holds: Tensor, rule: str, error: Callable[[str], AlphabarError]) -> None:
+    """Raise ``error(rule)`` unless a condition holds everywhere, under ``torch.func`` in every sample.
+
+    A graph that is being compiled has no values yet: it asserts the rule, as a RuntimeError, when it runs.
+    """
+    if torch.compiler.is_compiling():
+        torch._assert_async(holds.all(), rule)
+    elif not unwrapped(holds).all():
+        raise error(rule)
+
+
+def unwrapped(values: Tensor) -> Tensor:
+    """Return what ``torch.func`` has wrapped: under vmap, the values of all samples."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(values):
+        values = torch._C._functorch.get_unwrapped(values)
+    return values
 
 
 def _vector(values: Tensor | Sequence[float], name: str) -> Tensor:
@@ -124,7 +157,10 @@ def checked_t(t: int | Tensor, lowest: int, steps: int) -> int | Tensor:
         raise TimestepError(f"t has dtype {t.dtype}: pass integers, for instance t.long()")
     if isinstance(t, Tensor) and not t.numel():
         return t.long()
-    least, most = _range(t) if isinstance(t, Tensor) else (t, t)
+    if isinstance(t, Tensor) and torch.compiler.is_compiling():
+        require((t >= lowest) & (t < steps), f"t must be in {lowest} … {steps - 1}", TimestepError)
+        return t.long()
+    least, most = _range(unwrapped(t)) if isinstance(t, Tensor) else (t, t)
     if least < lowest or most >= steps:
         wrong = least if least < lowest else most
         raise TimestepError(f"t = {wrong} is outside {lowest} … {steps - 1} (t counts from 0, T = {steps})")

@@ -6,14 +6,15 @@
 Everything the library does to data is a call of one of these two.
 """
 
-from alphabar.kernels.backend import backend, is_traced
-from alphabar.kernels.cpu import Address
-from alphabar.kernels.lincomb import at_once, lincomb, work_dtype
+from alphabar.kernels.backend import Address, is_traced
+from alphabar.kernels.devices import backend
+from alphabar.kernels.lincomb import all_finite, lincomb
 from alphabar.kernels.philox import normal, philox4x32, uniform
+from alphabar.kernels.reference import work_dtype
 
 __all__ = [
     "Address",
-    "at_once",
+    "all_finite",
     "backend",
     "is_traced",
     "lincomb",

@@ -4,7 +4,7 @@
     z = Box–Muller(Philox4x32-10(key = seed; counter = block, stream, sample))
 
 One kernel does sums, sums with noise and noise alone. A program takes a piece of one row, in blocks of four
-elements, as Philox makes them. Logarithm and cosine are the polynomials of ``normals.h``, since the device's
+elements, as Philox makes them. Logarithm and cosine are the polynomials of ``philox.h``, since the device's
 own are approximations; products and sums may be contracted here, so normals differ by units of rounding.
 Loaded when the first tensor on a GPU asks for it.
 """
@@ -12,6 +12,7 @@ Loaded when the first tensor on a GPU asks for it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 import torch
@@ -19,9 +20,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from alphabar.kernels.cpu import Address, Coefficient, leading, signed, table_of, without_zeros
+from alphabar.kernels.backend import Address, Terms, signed
 
-__all__ = ["by_rows", "lincomb", "normal"]
+__all__ = ["lincomb", "normal"]
 
 MOST = 6  # tensors in one sum
 BLOCK = 256  # of four elements each, in one program
@@ -93,6 +94,7 @@ def _kernel(
     x_4: Any,
     x_5: Any,
     table: Any,
+    limit: Any,  # by address: as a number Triton would round it to float32
     row_stride: Any,
     columns: Any,
     pieces: Any,
@@ -101,6 +103,7 @@ def _kernel(
     first: Any,
     COUNT: tl.constexpr,
     NOISE: tl.constexpr,
+    CLIPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     row = tl.program_id(0).to(tl.int64) // pieces
@@ -124,46 +127,34 @@ def _kernel(
         total += tl.load(c + 5) * tl.load(x_5 + place, mask=inside, other=0.0).to(tl.float64)
     if NOISE:
         z = _normals(seed, block, stream, first + row, BLOCK)
-        if out.dtype.element_ty != tl.float64:
-            z = z.to(out.dtype.element_ty)
         total += tl.load(c + COUNT) * z.to(tl.float64)
+    if CLIPS:  # by comparisons, so that NaN stays
+        most = tl.load(limit)
+        total = tl.where(total > most, most, tl.where(total < -most, -most, total))
     if out.dtype.element_ty == tl.float64:
         tl.store(out + place, total, mask=inside)
     else:  # through float on the way to the half types, as torch rounds them
         tl.store(out + place, total.to(tl.float32).to(out.dtype.element_ty), mask=inside)
 
 
-def lincomb(
-    coefficients: Sequence[Coefficient], tensors: Sequence[Tensor], out: Tensor, noise: Address | None = None
-) -> bool:
-    """Write the sum into ``out`` and return True, or return False where the kernel does not cover it."""
-    coefficients, tensors = without_zeros(coefficients, tensors)
-    if not tensors:
+def lincomb(terms: Terms, out: Tensor) -> bool:
+    """Write a sum into ``out``; for up to six dense tensors of one dtype and layout, and noise in float32."""
+    coefficients, tensors, noise, _ = terms
+    if not isinstance(coefficients, Tensor):
+        if any(isinstance(c, Tensor) for c in coefficients):
+            return False  # a coefficient for each element
+        coefficients = torch.tensor(coefficients, dtype=torch.float64, device=out.device)
+    lead = coefficients.ndim - 1
+    if not tensors or (noise is not None and lead > 1) or not _lie_alike(tensors, out, lead == 0, noise):
         return False
-    lead = max(map(leading, coefficients))
-    if lead == out.ndim > 1:
-        return False  # a coefficient for each element
-    if lead:
-        return by_rows(table_of(coefficients, out.shape[:lead], out.device), tensors, out, noise)
-    if not _lie_alike(tensors, out, True, noise):
-        return False
-    table = torch.tensor([list(map(float, coefficients))], dtype=torch.float64)
-    return _launch(table, 1 if noise is None else len(out), tensors, out, noise)
-
-
-def by_rows(table: Tensor, tensors: Sequence[Tensor], out: Tensor, noise: Address | None = None) -> bool:
-    """The same with a (…, n) float64 table whose rows belong to the leading dimensions of the data."""
-    lead = table.ndim - 1
-    fits = lead < out.ndim and table.shape[:-1] == out.shape[:lead] and (noise is None or lead == 1)
-    if not fits or not _lie_alike(tensors, out, False, noise):
-        return False
-    rows = table.reshape(-1, table.shape[-1])
-    return _launch(rows, len(rows), tensors, out, noise)
+    table = coefficients.reshape(-1, coefficients.shape[-1])
+    return _launch(table, len(out) if noise is not None else len(table), terms, out)
 
 
 def normal(out: Tensor, address: Address) -> bool:
-    """Fill (samples, size) float32 with normals and return True."""
-    return _launch(torch.ones(1, 1, dtype=torch.float64), len(out), (), out, address)
+    """Fill (samples, size) contiguous float32 with standard normals."""
+    ones = torch.ones(1, 1, dtype=torch.float64, device=out.device)
+    return _launch(ones, len(out), Terms(ones, (), address, inf), out)
 
 
 def _lie_alike(tensors: Sequence[Tensor], out: Tensor, shared: bool, noise: Address | None) -> bool:
@@ -171,43 +162,38 @@ def _lie_alike(tensors: Sequence[Tensor], out: Tensor, shared: bool, noise: Addr
     last = not out.is_contiguous()
     if last and not (shared and noise is None and out.is_contiguous(memory_format=torch.channels_last)):
         return False
-    if noise is not None and tensors[0].dtype != out.dtype:
+    if noise is not None and not tensors[0].dtype == out.dtype == torch.float32:
         return False
     like = tensors[0]
     return (
         out.dtype in DTYPES
         and len(tensors) <= MOST
-        and all(
-            x.dtype == like.dtype
-            and x.device == out.device
-            and x.shape == out.shape
-            and x.stride() == out.stride()
-            for x in tensors
-        )
+        and all(x.dtype == like.dtype and x.stride() == out.stride() for x in tensors)
     )
 
 
-def _launch(table: Tensor, rows: int, tensors: Sequence[Tensor], out: Tensor, noise: Address | None) -> bool:
+def _launch(table: Tensor, rows: int, terms: Terms, out: Tensor) -> bool:
     if not out.numel():
         return True
     columns = out.numel() // rows
-    seed, stream, first = signed(noise or Address(0, 0))  # Triton reads the sixty-four bits either way
-    table = table.to(out.device).contiguous()
-    data = [*tensors, *[out] * (MOST - len(tensors))]
+    seed, stream, first = signed(terms.noise or Address(0, 0))  # Triton reads the sixty-four bits either way
+    table, clips = table.contiguous(), terms.limit < inf
+    data = [*terms.tensors, *[out] * (MOST - len(terms.tensors))]
     pieces = triton.cdiv(columns, 4 * BLOCK)
-    stride = table.shape[1] if len(table) > 1 else 0
     _kernel[(rows * pieces,)](
         out,
         *data,
         table,
-        stride,
+        torch.full((), terms.limit, dtype=torch.float64, device=out.device) if clips else table,
+        table.shape[1] if len(table) > 1 else 0,
         columns,
         pieces,
         seed,
         stream,
         first,
-        len(tensors),
-        noise is not None,
+        len(terms.tensors),
+        terms.noise is not None,
+        clips,
         BLOCK,
     )
     return True

@@ -258,16 +258,22 @@ void Sum::with_noise(int64_t row, int64_t start, int64_t stop, bool past_the_cac
 }
 
 #define CLAMP(NAME, T) \
-    WIDEST static void NAME(T* x, int64_t count, T limit) { /* NaN stays */ \
-        for (int64_t i = 0; i < count; ++i) x[i] = x[i] < -limit ? -limit : x[i] > limit ? limit : x[i]; \
+    WIDEST static void NAME(T* x, int64_t count, double limit) { /* NaN stays */ \
+        const T most = narrowed<T>(limit), least = narrowed<T>(-limit); \
+        for (int64_t i = 0; i < count; ++i) x[i] = x[i] < least ? least : x[i] > most ? most : x[i]; \
     }
-CLAMP(clamp_f32, float)
 CLAMP(clamp_f64, double)
+CLAMP(clamp_f32, float)
+CLAMP(clamp_bf16, bfloat16)
+CLAMP(clamp_f16, float16)
 
 void Sum::bound(int64_t start, int64_t stop) const {
     if (!(limit < HUGE_VAL)) return;
-    if (kind == FLOAT) clamp_f32(static_cast<float*>(out) + start, stop - start, float(limit));
-    if (kind == DOUBLE) clamp_f64(static_cast<double*>(out) + start, stop - start, limit);
+    const int64_t count = stop - start;
+    if (kind == DOUBLE) clamp_f64(static_cast<double*>(out) + start, count, limit);
+    else if (kind == 2) clamp_bf16(static_cast<bfloat16*>(out) + start, count, limit);
+    else if (kind == 4) clamp_f16(static_cast<float16*>(out) + start, count, limit);
+    else clamp_f32(static_cast<float*>(out) + start, count, limit);
 }
 
 // Whether the result, or what it is written over, is in the cache when the next needs it.

@@ -1,18 +1,20 @@
-"""out = c_0 · x_0 + c_1 · x_1 + … + c · z: worked out in float64, rounded once.
+"""The one primitive: out = c_0 · x_0 + c_1 · x_1 + … + c · z, as in float64, rounded once.
 
-Products of float32 data and rounded coefficients cancel: where two large terms nearly meet, float32
-arithmetic leaves an error of many units in the last place of the small result. In float64 the only
-rounding that remains is the last one. On the CPU a kernel does this in one pass, where it was built; in plain
-torch the tensors are taken in blocks of rows that stay in the cache, so the wide intermediates never
-travel to memory.
+A call takes one road:
 
-``torch.compile`` makes a sum one node of its graph where the coefficients are numbers, so that a chain of
-many steps compiles soon; of other sums the reference is traced.
+    fast call      the CPU kernels take the arguments as they are, verify them, decline what does not fit
+    checks         the caller's, if any, then those of the arguments: named errors
+    normal form    ``normal_form.py``: numbers or a table, tensors, noise, limit
+    backend        ``cpu.py`` or ``cuda.py``, in one pass over memory; may decline
+    reference      ``reference.py``, plain torch: also what is differentiated and traced
+
+``torch.compile`` makes a sum with plain numbers one node of its graph, so that a chain of many steps compiles
+soon; of other sums the reference is traced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
@@ -21,110 +23,119 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from alphabar.errors import ConfigError
-from alphabar.kernels import cpu
-from alphabar.kernels.backend import backend, is_traced
-from alphabar.kernels.cpu import Address, signed, unsigned
-from alphabar.kernels.philox import normal
+from alphabar.kernels import cpu, reference
+from alphabar.kernels.backend import Address, Coefficient, Terms, is_traced, signed, unsigned
+from alphabar.kernels.devices import backend
+from alphabar.kernels.normal_form import check_out, normal_form
 
-__all__ = ["at_once", "lincomb", "work_dtype"]
-
-BLOCK = 1 << 16  # elements whose float64 intermediates fit in a core's cache
-
-Coefficient = float | Tensor
-Term = tuple[Coefficient, Tensor]
+__all__ = ["all_finite", "lincomb"]
 
 
 def lincomb(
     coefficients: Sequence[Coefficient] | Tensor,
     tensors: Sequence[Tensor],
     *,
+    rows: int | Tensor | None = None,
     noise: Address | None = None,
     out: Tensor | None = None,
     dtype: torch.dtype | None = None,
+    limit: float = inf,
+    check: Callable[[], object] | None = None,
 ) -> Tensor:
-    """Add up tensors with coefficients; a coefficient that is the number 0 leaves its tensor out.
+    """Return c_0 · x_0 + c_1 · x_1 + … + c · z, within ±limit; differentiable unless ``out`` is given.
 
-    Differentiable where an input requires a gradient and ``out`` is not given.
+    >>> x, z = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.ones(2, 2)
+    >>> lincomb((0.5, 10), (x, z))
+    tensor([[10.5000, 11.0000],
+            [11.5000, 12.0000]])
+    >>> table = torch.tensor([[0.0, 1.0], [2.0, 0.0], [3.0, 1.0]], dtype=torch.float64)
+    >>> lincomb(table, (x, z), rows=torch.tensor([1, 2]), limit=9.5)
+    tensor([[ 2.0000,  4.0000],
+            [ 9.5000,  9.5000]])
 
     Args:
-        coefficients: numbers, 0-d tensors, or tensors with as many dimensions as the data, each 1 or equal;
-            or a table (…, n) whose rows belong to the leading dimensions. The noise's is the last.
-        tensors: data of one shape.
-        noise: the address of noise to add, drawn for the first dimension's samples; the CPU kernels make it
-            on the way, and it never lies in memory.
-        out: where to write; may be one of ``tensors``.
-        dtype: of the result; by default that of the first tensor.
-
-    Returns:
-        ``out``, or a new tensor.
+        coefficients: one for each tensor, the noise's last: numbers, or tensors that broadcast against the
+            data; or a float64 table (…, n) whose leading dimensions are those of the data. The number 0
+            leaves its tensor out, whatever it holds.
+        tensors: (…) floating point, of one shape and device.
+        rows: which row of a table (T, n) the data take: an integer, or integers whose shape broadcasts
+            against the leading dimensions of the data: (B,) one a sample, (B, L) one a token.
+        noise: the address of noise to add, drawn for the first dimension's samples in float32; the kernels
+            make it on the way, and it never lies in memory.
+        out: where to write, of the shape of the data; may be one of ``tensors``.
+        dtype: of the result; by default that of ``out``, or of the first tensor.
+        limit: the sum is clipped to [−limit, limit]; NaN stays.
+        check: called once, before any check here, where the fast call declines: a caller's own checks, which
+            so cost nothing where the kernels have verified all arguments.
 
     Raises:
-        ConfigError: not one coefficient for each tensor and the noise.
+        ConfigError: not one coefficient for each tensor and the noise, rows outside the table, a negative
+            limit, or ``out`` where a gradient is required.
+        ShapeError: tensors of different shapes, coefficients or rows that do not broadcast against them.
+        DtypeError: integers where numbers with a fraction are meant or the reverse, devices that differ.
     """
-    if isinstance(coefficients, tuple) and isinstance(tensors, tuple):
-        result = at_once(coefficients, tensors, noise=noise, out=out, dtype=dtype)
-        if result is not None:
-            return result
-    if torch.compiler.is_compiling():
-        plain = out is None and not torch._C._are_functorch_transforms_active()
-        if plain and not isinstance(coefficients, Tensor) and all(map(_is_number, coefficients)):
-            numbers, address = list(coefficients), noise and signed(noise)
-            total: Tensor = _operator(list(tensors), numbers, dtype or tensors[0].dtype, address)
+    if not is_traced():
+        total = cpu.at_once(coefficients, tensors, rows, noise, out, dtype, limit)
+        if total is not None:
+            if out is not None:
+                increment_version(out)  # what autograd kept of it must not be used
             return total
-    elif out is not None:
-        increment_version(out)  # what autograd kept of it must not be used
-    if isinstance(coefficients, Tensor):
-        return _by_rows(coefficients, tensors, noise, out, dtype)
-    count = len(tensors) + (noise is not None)
-    if len(coefficients) != count:
-        raise ConfigError(f"{len(coefficients)} coefficients for {count} tensors: give one each")
+    if check is not None:
+        check()
+    terms = normal_form(coefficients, tensors, rows, noise, limit)
     like = tensors[0]
-    grows = out is None and torch.is_grad_enabled() and any(map(_needs_grad, [*coefficients, *tensors]))
-    result = torch.empty_like(like, dtype=dtype or like.dtype) if out is None else out
-    if not grows and _in_one_pass(coefficients, tensors, result, noise):
-        return result
-    if noise is not None:
-        tensors = *tensors, _drawn(noise, like)
-    terms = [(c, x) for c, x in zip(coefficients, tensors, strict=True) if isinstance(c, Tensor) or c != 0]
-    if grows:
-        return _sum(terms, like).to(dtype or like.dtype)
-    for rows in _blocks(like):
-        result[rows] = _sum([(_rows(c, rows), x[rows]) for c, x in terms], like[rows])
-    return result
-
-
-def at_once(
-    coefficients: Sequence[Coefficient] | Tensor,
-    tensors: tuple[Tensor, ...],
-    *,
-    at: int | Tensor = 0,
-    noise: Address | None = None,
-    out: Tensor | None = None,
-    dtype: torch.dtype | None = None,
-) -> Tensor | None:
-    """Add up tensors in one call of the CPU kernels, which trust no argument; None where that cannot be.
-
-    Then the kernels do not serve, or something does not fit: checks can say what, and :func:`lincomb` do it.
-
-    Args:
-        coefficients: a tuple of numbers, or a (T, n) float64 table; the noise's is the last.
-        tensors: data of one shape and dtype.
-        at: the row of the table that all take, or (B, …) int64, rows for the leading dimensions of the data.
-        noise: the address of noise to add.
-        out: where to write, of that shape and dtype.
-        dtype: of the result, if that matters.
-    """
-    like = tensors[0]
-    if cpu.LIBRARY is None or is_traced() or not isinstance(like, Tensor) or not like.is_cpu:
-        return None
-    if dtype not in (None, like.dtype):
-        return None
-    result = torch.empty_like(like) if out is None else out
-    if not cpu.LIBRARY.lincomb(coefficients, at, tensors, result, noise, inf):
-        return None
     if out is not None:
+        check_out(out, like, dtype)
+        return _written(terms, out)
+    dtype = dtype or like.dtype
+    if is_traced() or _needs_grad(terms):
+        return _functional(terms, like, dtype)
+    return _written(terms, torch.empty_like(like, dtype=dtype))
+
+
+def all_finite(x: Tensor) -> bool:
+    """Return whether no element is infinite or NaN; waits for an accelerator.
+
+    >>> all_finite(torch.zeros(3)), all_finite(torch.tensor([0.0, float("nan")]))
+    (True, False)
+    """
+    finite = cpu.all_finite(x)
+    return bool(x.isfinite().all()) if finite is None else finite
+
+
+def _written(terms: Terms, out: Tensor) -> Tensor:
+    """Carry the sum out by the backend of the device, or in plain torch."""
+    if _needs_grad(terms):
+        raise ConfigError("out is given and a gradient required: omit out, or call under torch.no_grad()")
+    if not torch.compiler.is_compiling():
         increment_version(out)
-    return result
+    kernels = backend(out.device)
+    if kernels and kernels.lincomb(terms, out):
+        return out
+    terms = reference.drawn(terms, out)
+    if not (kernels and kernels.lincomb(terms, out)):
+        reference.write(terms, out)
+    return out
+
+
+def _functional(terms: Terms, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the sum without a write: what autograd, ``torch.func`` and ``torch.compile`` follow."""
+    coefficients, tensors, noise, limit = terms
+    compiled = torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+    if compiled and tensors and not any(isinstance(c, Tensor) for c in _given(terms)):
+        total: Tensor = _operator(list(tensors), list(coefficients), dtype, noise and signed(noise))
+        return total if limit == inf else total.clamp(-limit, limit)
+    return reference.total(reference.drawn(terms, like), like).to(dtype)
+
+
+def _needs_grad(terms: Terms) -> bool:
+    parts = *_given(terms), *terms.tensors
+    return torch.is_grad_enabled() and any(isinstance(part, Tensor) and part.requires_grad for part in parts)
+
+
+def _given(terms: Terms) -> tuple[Coefficient, ...]:
+    coefficients = terms.coefficients
+    return (coefficients,) if isinstance(coefficients, Tensor) else coefficients
 
 
 @torch.library.custom_op("alphabar::lincomb", mutates_args=())
@@ -133,7 +144,7 @@ def _operator(
 ) -> Tensor:
     """What a compiled graph calls: one node that runs the kernels."""
     noise = None if address is None else unsigned(address)
-    return lincomb(tuple(coefficients), tuple(tensors), noise=noise, dtype=dtype)
+    return lincomb(coefficients, tensors, noise=noise, dtype=dtype)
 
 
 @_operator.register_fake
@@ -153,77 +164,3 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
 
 
 _operator.register_autograd(_backward, setup_context=_keep)
-
-
-def work_dtype(device: torch.device) -> torch.dtype:
-    """Return the precision of the arithmetic: float64 wherever the device has it."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
-def _by_rows(
-    table: Tensor,
-    tensors: Sequence[Tensor],
-    noise: Address | None,
-    out: Tensor | None,
-    dtype: torch.dtype | None,
-) -> Tensor:
-    like = tensors[0]
-    if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors):
-        result = torch.empty_like(like, dtype=dtype or like.dtype) if out is None else out
-        kernels = backend(like.device)
-        if kernels and kernels.by_rows(table, tensors, result, noise):
-            return result
-    lead, inner = table.shape[:-1], [1] * (like.ndim - table.ndim + 1)
-    columns = table.reshape(*lead, *inner, table.shape[-1]).unbind(-1)
-    return lincomb(list(columns), tensors, noise=noise, out=out, dtype=dtype)
-
-
-def _in_one_pass(
-    coefficients: Sequence[Coefficient],
-    tensors: Sequence[Tensor],
-    out: Tensor,
-    noise: Address | None,
-) -> bool:
-    kernels = backend(out.device)
-    return kernels is not None and bool(kernels.lincomb(coefficients, tensors, out, noise))
-
-
-def _drawn(noise: Address, like: Tensor) -> Tensor:
-    z = torch.empty(like.shape, dtype=torch.float32, device=like.device)
-    normal(z.view(len(z), -1), noise)
-    return z.to(like.dtype)
-
-
-def _sum(terms: Sequence[Term], like: Tensor) -> Tensor:
-    work = work_dtype(like.device)
-    total = torch.zeros((), dtype=work, device=like.device)
-    for coefficient, tensor in terms:
-        total = total + _widened(coefficient, work, like.device) * tensor.to(work)
-    return total
-
-
-def _widened(coefficient: Coefficient, dtype: torch.dtype, device: torch.device) -> Coefficient:
-    return coefficient.to(dtype).to(device) if isinstance(coefficient, Tensor) else coefficient
-
-
-def _is_number(coefficient: Coefficient) -> bool:
-    return isinstance(coefficient, int | float)
-
-
-def _needs_grad(part: Coefficient) -> bool:
-    return isinstance(part, Tensor) and part.requires_grad
-
-
-def _blocks(data: Tensor) -> Iterator[slice]:
-    if data.numel() <= BLOCK or data.device.type != "cpu":
-        yield slice(None)
-        return
-    rows = max(1, BLOCK * len(data) // data.numel())
-    for start in range(0, len(data), rows):
-        yield slice(start, start + rows)
-
-
-def _rows(coefficient: Coefficient, rows: slice) -> Coefficient:
-    if isinstance(coefficient, Tensor) and coefficient.ndim and len(coefficient) > 1:
-        return coefficient[rows]
-    return coefficient

@@ -15,8 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from alphabar.kernels.backend import backend
-from alphabar.kernels.cpu import Address, signed, unsigned
+from alphabar.kernels.backend import Address, signed, unsigned
+from alphabar.kernels.devices import backend
 
 __all__ = ["normal", "philox4x32", "uniform"]
 

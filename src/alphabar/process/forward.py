@@ -22,11 +22,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from alphabar.checks import check_alike, check_float
+from alphabar.checks import check_alike, check_float, checked_t, require
 from alphabar.errors import TimestepError
-from alphabar.kernels import Address, at_once, lincomb
+from alphabar.kernels import Address, lincomb
 from alphabar.process import addressed
-from alphabar.process.parameterisation import scale_rows, scale_table, spread, target
+from alphabar.process.parameterisation import CPU, check_whole, scale_table, spread, target
 from alphabar.schedule import NoiseSchedule, noise_power
 
 __all__ = [
@@ -72,13 +72,15 @@ def add_noise(
         ShapeError: shapes that do not fit.
         DtypeError: integer data, or dtypes or devices that differ.
     """
-    tensors: tuple[Tensor, ...]
     tensors, address = ((x_0,), noise) if isinstance(noise, Address) else ((x_0, noise), None)
-    x_t = at_once(scale_table(schedule), tensors, at=t, noise=address, out=out)
-    if x_t is not None:
-        return x_t
-    check_alike(**dict(zip(("x_0", "noise"), tensors, strict=False)), **({} if out is None else {"out": out}))
-    return lincomb(scale_rows(schedule, t, x_0), tensors, noise=address, out=out)
+
+    def check() -> None:
+        given = dict(zip(("x_0", "noise"), tensors, strict=False))
+        check_alike(**given, **({} if out is None else {"out": out}))
+        check_whole(schedule, t, x_0)
+
+    table = scale_table(schedule, getattr(x_0, "device", CPU))
+    return lincomb(table, tensors, rows=t, noise=address, out=out, check=check)
 
 
 def add_noise_step(schedule: NoiseSchedule, x_s: Tensor, noise: Tensor, t: int | Tensor) -> Tensor:
@@ -198,15 +200,22 @@ def trajectory(schedule: NoiseSchedule, x_0: Tensor, ts: Sequence[int], *, seed:
 
 
 def _before(schedule: NoiseSchedule, t: int | Tensor) -> int | Tensor:
-    schedule.log_alpha_bar_at(t)
-    return t.long() - 1 if isinstance(t, Tensor) else t - 1
+    where = checked_t(t, 0, len(schedule))
+    return where - 1
 
 
 def _two_levels(
     schedule: NoiseSchedule, s: int | Tensor, t: int | Tensor, data: Tensor
 ) -> tuple[Tensor, Tensor]:
     log_s, log_t = schedule.log_alpha_bar_at(s, lowest=-1), schedule.log_alpha_bar_at(t)
-    index_s, index_t = (spread(torch.as_tensor(level, device=log_s.device), data) for level in (s, t))
-    if (index_s >= index_t).any():
-        raise TimestepError(f"s = {s} and t = {t}: s must be smaller than t, for noise only grows")
+
+    def error(rule: str) -> TimestepError:
+        return TimestepError(f"s = {s} and t = {t}: {rule}")
+
+    rule = "s must be smaller than t, for noise only grows"
+    if isinstance(s, Tensor) or isinstance(t, Tensor):
+        index_s, index_t = (spread(torch.as_tensor(level, device=log_s.device), data) for level in (s, t))
+        require(index_s < index_t, rule, error)
+    elif s >= t:
+        raise error(rule)
     return spread(log_s, data), spread(log_t, data)

@@ -39,9 +39,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from alphabar.checks import check_alike, check_float, checked_t
+from alphabar.checks import check_alike, check_float, checked_t, require
 from alphabar.errors import ConfigError, NoAnswerError, ShapeError, look_up
-from alphabar.kernels import at_once, lincomb, work_dtype
+from alphabar.kernels import lincomb, work_dtype
 from alphabar.schedule import NoiseSchedule, levels_at, log_alpha_bar_between, noise_power
 
 __all__ = [
@@ -214,9 +214,13 @@ def target(
         UnknownNameError: another prediction.
         TimestepError, ShapeError, DtypeError: t or tensors that do not fit.
     """
-    check_alike(x_0=x_0, noise=noise)
-    kind, t = named(prediction), checked_t(t, 0, len(schedule))
-    return lincomb(_rows(schedule, kind, "target", t, x_0), (x_0, noise))
+    table = table_of(schedule, named(prediction), "target", getattr(x_0, "device", CPU))
+
+    def check() -> None:
+        check_alike(x_0=x_0, noise=noise)
+        check_whole(schedule, t, x_0)
+
+    return lincomb(table, (x_0, noise), rows=t, check=check)
 
 
 def to_x_0(
@@ -244,14 +248,9 @@ def to_x_0(
     """
     kind = named(prediction)
     coefficients = _rows(schedule, kind, "x_0", t, x_t)
-    if not _is_finite(coefficients):
-        raise no_answer(kind, "a t")
-    if not isinstance(coefficients, Tensor):
-        x_0 = at_once(coefficients, (x_t, output), dtype=dtype)
-        if x_0 is not None:
-            return x_0
-    check_alike(x_t=x_t, output=output)
-    return lincomb(coefficients, (x_t, output), dtype=dtype)
+    _check_finite(coefficients, kind)
+    tensors = x_t, output
+    return lincomb(coefficients, tensors, dtype=dtype, check=lambda: check_alike(x_t=x_t, output=output))
 
 
 def to_eps(
@@ -285,8 +284,9 @@ def _rows(
     if t.is_floating_point():
         found: Tensor = getattr(_coefficients(kind, log_alpha_bar_between(schedule, t)), which)
         return found
-    table: Tensor = getattr(coefficients_table(schedule, kind, t.device), which)
-    return table[checked_t(t, 0, len(schedule))]
+    where = torch.as_tensor(checked_t(t, 0, len(schedule)))
+    table = table_of(schedule, kind, which, t.device)
+    return table.index_select(0, where.reshape(-1)).reshape(*where.shape, 2)
 
 
 def coefficients_at(schedule: NoiseSchedule, kind: Parameterisation, t: float) -> Coefficients:
@@ -359,28 +359,41 @@ def _coefficients(kind: Parameterisation, log_alpha_bar: Tensor) -> Table:
     )
 
 
-def scale_rows(schedule: NoiseSchedule, t: int | Tensor, data: Tensor) -> tuple[float, float] | Tensor:
-    """Return √ᾱ_t and √(1−ᾱ_t): numbers, or (…, 2) float64, a row for each t.
+def table_of(
+    schedule: NoiseSchedule, kind: Parameterisation, which: str, device: torch.device = CPU
+) -> Tensor:
+    """Return one pair of coefficients at every t, (T, 2) float64, held on the device."""
+    table: Tensor = getattr(coefficients_table(schedule, kind, device), which)
+    return table
 
-    Raises:
-        TimestepError: t outside 0 … T−1.
-        ShapeError: the shape of t does not broadcast against the leading dimensions of the data.
-    """
-    where = checked_t(t, 0, len(schedule))
-    if isinstance(where, Tensor) and where.ndim < 2 and where.numel() == 1:
-        where = int(where)
-    return _rows(schedule, PARAMETERISATIONS["v_prediction"], "noised", where, data)
+
+# As of coefficients_at; or a graph would work the table out again, and hold the schedule's own tensors.
+table_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def scale_table(schedule: NoiseSchedule, device: torch.device = CPU) -> Tensor:
     """Return √ᾱ_t and √(1−ᾱ_t) at every t, (T, 2) float64, held on the device."""
-    return coefficients_table(schedule, PARAMETERISATIONS["v_prediction"], device).noised
+    return table_of(schedule, PARAMETERISATIONS["v_prediction"], "noised", device)
 
 
-def _is_finite(coefficients: tuple[float, float] | Tensor) -> bool:
+def check_whole(schedule: NoiseSchedule, t: int | Tensor, data: Tensor) -> None:
+    """Require a whole t, or several whose shape broadcasts against the leading dimensions of the data.
+
+    Raises:
+        TimestepError: t is no integer or outside 0 … T−1.
+        ShapeError: its shape does not fit.
+    """
+    where = checked_t(t, 0, len(schedule))
+    if isinstance(where, Tensor):
+        check_fits(where, data)
+
+
+def _check_finite(coefficients: tuple[float, float] | Tensor, kind: Parameterisation) -> None:
     if isinstance(coefficients, Tensor):
-        return bool(coefficients.isfinite().all())
-    return all(map(math.isfinite, coefficients))
+        rule = f"prediction {kind.name!r} has no answer at a t with ᾱ_t = 0"
+        require(coefficients.isfinite(), rule, lambda rule: no_answer(kind, "a t"))
+    elif not all(map(math.isfinite, coefficients)):
+        raise no_answer(kind, "a t")
 
 
 def spread(values: Tensor, data: Tensor) -> Tensor:

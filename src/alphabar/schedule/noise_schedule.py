@@ -274,14 +274,15 @@ class NoiseSchedule:
             TimestepError: a t that is no integer or lies outside lowest … T−1.
         """
         index = torch.as_tensor(checked_t(t, lowest, len(self)))
-        return self._log_alpha_bar_from_clean.to(index.device)[index + 1].clone()
+        from_clean = self._log_alpha_bar_from_clean.to(index.device)
+        return from_clean.index_select(0, (index + 1).reshape(-1)).reshape(index.shape)
 
     @cached_property
     def _key(self) -> bytes:
         """β, bit by bit: every step looks up tables by schedule, and tensors are slow to compare."""
         return array("d", self._beta.tolist()).tobytes()
 
-    @cached_property
+    @property
     def _log_alpha_bar_from_clean(self) -> Tensor:
         return torch.cat([self._log_alpha_bar.new_zeros(1), self._log_alpha_bar])
 
