@@ -219,7 +219,10 @@ def test_a_sum_can_be_kept_within_a_limit(reference):
         x = torch.cat([normals(40_000, dtype=dtype), torch.tensor([float("nan"), float("inf")], dtype=dtype)])
         for limit in (0.3, 0.0, 1e300):  # .3 is rounded in every precision, and 1e300 is infinite in most
             expected = (2 * x).double().clamp(-limit, limit).to(dtype)
-            for found in (cpu.at_once((2.0,), (x,), limit=limit), reference(ops.lincomb, (2.0,), (x,), limit=limit)):
+            for found in (
+                cpu.at_once((2.0,), (x,), limit=limit),
+                reference(ops.lincomb, (2.0,), (x,), limit=limit),
+            ):
                 assert torch.equal(found.nan_to_num(7), expected.nan_to_num(7))
 
 
@@ -282,7 +285,9 @@ def test_coefficients_are_looked_up_on_the_way(dtype, t):
     address = ops.Address(seed=1, stream=2)
     found = cpu.at_once(TABLE, (x, y), t, address)
     assert (found is not None) == (dtype == torch.float32)  # noise is made in float32 only
-    assert torch.equal(ops.lincomb(TABLE, (x, y), rows=t, noise=address), ops.lincomb(rows, (x, y), noise=address))
+    assert torch.equal(
+        ops.lincomb(TABLE, (x, y), rows=t, noise=address), ops.lincomb(rows, (x, y), noise=address)
+    )
     found = cpu.at_once(TABLE, (x, y, x), t, out=y)
     assert found is y
     assert torch.equal(y, ops.lincomb(rows, (x, normals(*SHAPE, seed=1, dtype=dtype), x)))

@@ -3,16 +3,18 @@
 import math
 from fractions import Fraction
 
+import numpy
 import pytest
 import torch
-from cases import normals, unit_in_the_last_place
+from cases import check_error, normals, unit_in_the_last_place
 from hypothesis import given
 from hypothesis import strategies as st
 
 from alphabar import kernels as ops
-from alphabar.errors import ConfigError
-from alphabar.kernels.reference import BLOCK
+from alphabar.errors import ConfigError, DtypeError, ShapeError, TimestepError
+from alphabar.kernels import cpu
 from alphabar.kernels.philox import BLOCKS_AT_ONCE
+from alphabar.kernels.reference import BLOCK
 
 words = st.integers(0, 2**32 - 1)
 
@@ -158,9 +160,92 @@ def test_gradients_flow_to_data_and_coefficients():
     assert torch.equal(half.grad, torch.full_like(half, 0.25))
 
 
-def test_coefficients_and_tensors_come_in_equal_numbers():
-    with pytest.raises(ConfigError, match="2 coefficients for 1 tensors"):
-        ops.lincomb([1.0, 2.0], [torch.ones(2)])
+def test_forward_derivatives_are_those_of_the_sum():
+    x, y = normals(4, 3), normals(4, 3, seed=1)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        found = torch.autograd.forward_ad.unpack_dual(ops.lincomb((2.0, 3.0), (dual, y)))
+    assert torch.equal(found.primal, 2 * x + 3 * y)
+    assert torch.equal(found.tangent, torch.full_like(x, 2.0))
+
+
+X, TABLE = torch.ones(2, 3), torch.ones(5, 1, dtype=torch.float64)
+BAD = {
+    "too many coefficients": (([1.0, 2.0], [X]), {}, ConfigError, "2 coefficients for 1 tensors"),
+    "no coefficient for the noise": (
+        ([1.0], [X]),
+        {"noise": ops.Address(0, 0)},
+        ConfigError,
+        "and the noise",
+    ),
+    "no tensors": (([], []), {}, ConfigError, "no tensors"),
+    "a list": (([1.0], [[1.0]]), {}, DtypeError, "list"),
+    "integers": (([1.0], [X.long()]), {}, DtypeError, "torch.int64"),
+    "another shape": (([1.0, 1.0], [X, X[:1]]), {}, ShapeError, "(1, 3)", "(2, 3)", "make them equal"),
+    "another device": (([1.0, 1.0], [X, X.to("meta")]), {}, DtypeError, "meta", "cpu"),
+    "coefficients of text": ((["1"], [X]), {}, DtypeError, "'1'"),
+    "a coefficient of another shape": (
+        ([torch.ones(2)], [X]),
+        {},
+        ShapeError,
+        "(1, 2)",
+        "(2, 3)",
+        "broadcast",
+    ),
+    "a larger coefficient": (([torch.ones(4, 2, 3)], [X]), {}, ShapeError, "(4, 2, 3)", "broadcast"),
+    "a table of another batch": ((torch.ones(3, 1), [X]), {}, ShapeError, "(3,)", "(2, 3)", "leading"),
+    "a table of integers": ((torch.ones(1, dtype=torch.long), [X]), {}, DtypeError, "torch.int64"),
+    "rows of numbers": (([1.0], [X]), {"rows": 1}, ConfigError, "table"),
+    "rows beyond the table": ((TABLE, [X]), {"rows": 5}, ConfigError, "rows is 5", "0 … 4"),
+    "rows below 0": ((TABLE, [X]), {"rows": torch.tensor([0, -1])}, ConfigError, "0 … 4"),
+    "rows of another batch": ((TABLE, [X]), {"rows": torch.tensor([0, 1, 2])}, ShapeError, "(3,)", "rows"),
+    "rows of floats": ((TABLE, [X]), {"rows": torch.tensor([0.0, 1.0])}, DtypeError, "torch.float32"),
+    "rows of True": ((TABLE, [X]), {"rows": True}, DtypeError, "True"),
+    "rows of no table": ((TABLE[0], [X]), {"rows": 0}, ShapeError, "(T, n)"),
+    "a limit below 0": (([1.0], [X]), {"limit": -1.0}, ConfigError, "-1.0"),
+    "a limit that is no number": (([1.0], [X]), {"limit": math.nan}, ConfigError, "nan"),
+    "an out of another shape": (([1.0], [X]), {"out": X[:1]}, ShapeError, "(1, 3)", "(2, 3)"),
+    "an out of integers": (([1.0], [X]), {"out": X.long()}, DtypeError, "torch.int64"),
+    "an out of another dtype": (
+        ([1.0], [X]),
+        {"out": X.half(), "dtype": torch.float64},
+        DtypeError,
+        "float16",
+    ),
+    "an out and a gradient": (
+        ([1.0], [X.clone().requires_grad_()]),
+        {"out": X.clone()},
+        ConfigError,
+        "no_grad",
+    ),
+    "a seed beyond 64 bits": (([1.0, 1.0], [X]), {"noise": ops.Address(2**64, 0)}, ConfigError, "2^64"),
+    "noise without samples": (([1.0, 1.0], [X[0, 0]]), {"noise": ops.Address(0, 0)}, ShapeError, "batch"),
+}
+
+
+@pytest.mark.parametrize("case", BAD.values(), ids=BAD.keys())
+def test_what_does_not_fit_is_named(case):
+    arguments, settings, *expected = case
+    check_error(lambda: ops.lincomb(*arguments, **settings), *expected)
+
+
+def test_a_callers_checks_come_first_and_only_where_the_kernels_decline():
+    def check():
+        raise TimestepError("mine")
+
+    with pytest.raises(TimestepError, match="mine"):
+        ops.lincomb([1.0, 2.0], [X], check=check)
+    if cpu.LIBRARY is not None:
+        assert torch.equal(ops.lincomb([2.0], [X], check=check), 2 * X)
+
+
+def test_numbers_of_other_libraries_are_numbers():
+    assert torch.equal(ops.lincomb([numpy.float32(0.5), numpy.int64(2)], [X, X]), 2.5 * X)
+
+
+def test_a_coefficient_broadcasts_from_the_last_dimension_as_everywhere_in_torch():
+    x, c = normals(3, 3), normals(3, seed=1)
+    assert torch.equal(ops.lincomb([c], [x]), c * x)
 
 
 def test_float64_is_the_working_precision_wherever_the_device_has_it():

@@ -185,10 +185,10 @@ def add_up(terms: Terms, tensors: tuple[Tensor, ...], quick: bool, limit: float 
         only: Tensor = chosen[0]
         return only if limit == inf else only.clamp(-limit, limit)
     if quick:
-        total: Tensor = torch.empty_like(chosen[0])
-        if cpu.LIBRARY.lincomb(numbers, None, chosen, total, None, limit):  # type: ignore[union-attr]
-            return total
-    total = chosen[0] * numbers[0]
+        done = cpu.at_once(numbers, chosen, limit=limit)
+        if done is not None:
+            return done
+    total: Tensor = chosen[0] * numbers[0]
     for tensor, coefficient in zip(chosen[1:], numbers[1:], strict=True):
         total = total.add_(tensor, alpha=coefficient)
     return total if limit == inf else total.clamp_(-limit, limit)

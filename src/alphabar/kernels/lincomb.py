@@ -50,8 +50,8 @@ def lincomb(
             [11.5000, 12.0000]])
     >>> table = torch.tensor([[0.0, 1.0], [2.0, 0.0], [3.0, 1.0]], dtype=torch.float64)
     >>> lincomb(table, (x, z), rows=torch.tensor([1, 2]), limit=9.5)
-    tensor([[ 2.0000,  4.0000],
-            [ 9.5000,  9.5000]])
+    tensor([[2.0000, 4.0000],
+            [9.5000, 9.5000]])
 
     Args:
         coefficients: one for each tensor, the noise's last: numbers, or tensors that broadcast against the
