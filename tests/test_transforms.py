@@ -1,4 +1,4 @@
-"""Noising and reading under ``torch.compile`` and ``torch.func``: a first call too, and t is checked there too."""
+"""Noising and reading under ``torch.compile`` and ``torch.func``, first calls too; a wrong t is refused."""
 
 import pytest
 import torch
