@@ -4,18 +4,29 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import islice
 
 import pytest
 import torch
-from cases import check_error
+from cases import Known, check_error
 from torch import nn
 
+from alphabar import DDPM, Clipped, NoiseSchedule, inpaint, sample
 from alphabar.errors import ConfigError, NoAnswerError, UnknownNameError
+from alphabar.kernels import Address
+from alphabar.process import PARAMETERISATIONS, addressed
+from alphabar.samplers.editing import KNOWN
+from alphabar.schedule import FAMILIES
 from alphabar.training import loop as training
+from alphabar.training import streams
+from alphabar.training.config import PRECISIONS, TrainConfig
 from alphabar.training.data import ImageData, load_data
-from alphabar.training.loop import TIMESTEPS, TrainConfig, train
+from alphabar.training.loop import train
+from alphabar.training.loss import LOSSES
+from alphabar.training.objective import VARIANCES
+from alphabar.training.order import Order
+from alphabar.training.timesteps import TIMESTEPS
 
 TINY = TrainConfig(channels=(8, 16), steps=4, batch_size=16, warmup=1, precision="float32")
 
@@ -29,6 +40,13 @@ class Scale(nn.Module):
 
     def forward(self, x, t):
         return self.factor * x
+
+
+class Labelled(Scale):
+    """The same, for labelled images."""
+
+    def forward(self, x, t, class_labels):
+        return super().forward(x, t)
 
 
 def losses(config: TrainConfig, **kwargs) -> list[float]:
@@ -67,38 +85,17 @@ def test_training_lowers_the_loss_far_below_that_of_an_untrained_network():
 
 
 def test_every_image_comes_once_an_epoch_in_an_order_of_its_own():
-    order = training._Order(10, replace(TINY, batch_size=4, steps=5), 0, 4)
+    order = Order(10, seed=0, steps=5, batch_size=4, offset=0, share=4)
     numbers = [number for batch in order for number in batch]
     assert sorted(numbers[:10]) == sorted(numbers[10:20]) == list(range(10))
     assert numbers[:10] != numbers[10:20]
 
 
 def test_processes_share_a_batch_without_gap_or_overlap():
-    config = replace(TINY, batch_size=6, steps=7)
-    whole = list(training._Order(10, config, 0, 6))
-    shares = [list(training._Order(10, config, rank * 2, 2)) for rank in range(3)]
+    config = {"images": 10, "seed": 0, "steps": 7, "batch_size": 6}
+    whole = list(Order(**config, offset=0, share=6))
+    shares = [list(Order(**config, offset=rank * 2, share=2)) for rank in range(3)]
     assert [[*a, *b, *c] for a, b, c in zip(*shares, strict=True)] == whole
-
-
-def test_stratified_timesteps_put_one_t_in_each_part_and_uniform_ones_do_not():
-    batch, u = 50, 1 - torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    place = torch.arange(batch)
-    stratified = TIMESTEPS["stratified"](u, place, batch)
-    assert (stratified * batch).long().tolist() == list(range(batch))
-    uniform = TIMESTEPS["uniform"](u, place, batch)
-    assert ((uniform >= 0) & (uniform < 1)).all()
-    assert len((uniform * batch).long().unique()) < batch
-
-
-@pytest.mark.parametrize("name", TIMESTEPS)
-def test_no_uniform_number_leads_outside_the_schedule(name):
-    for u in (2**-33, 1.0):  # the ends of what an address can draw
-        for batch in (1, 100, 127, 10**6):
-            t = (
-                TIMESTEPS[name](torch.tensor([u], dtype=torch.float64), torch.tensor([batch - 1]), batch)
-                * 1000
-            )
-            assert 0 <= t.long() <= 999
 
 
 def test_labels_are_withheld_at_the_given_rate():
@@ -203,6 +200,8 @@ def test_two_processes_train_as_one_does():
         ({"schedule": "cosin"}, UnknownNameError, "'cosine'"),
         ({"prediction": "eps"}, UnknownNameError, "'epsilon'"),
         ({"timesteps": "sorted"}, UnknownNameError, "'stratified'"),
+        ({"loss": "l1"}, UnknownNameError, "'min_snr'"),
+        ({"variance": "learned"}, UnknownNameError, "'learned_range'"),
         ({"precision": "fp8"}, UnknownNameError, "'bfloat16'"),
         ({"learning_rate": 0.0}, ConfigError, "learning_rate is 0.0"),
         ({"learning_rate": float("nan")}, ConfigError, "learning_rate is nan"),
@@ -213,6 +212,62 @@ def test_two_processes_train_as_one_does():
 )
 def test_settings_that_cannot_work_are_refused_at_once(change, error, says):
     check_error(lambda: replace(TINY, **change), error, says)
+
+
+def test_every_field_that_takes_a_name_says_which():
+    choices = {each.name: each.metadata["choices"] for each in fields(TrainConfig) if each.metadata}
+    assert choices == {
+        "schedule": FAMILIES,
+        "prediction": PARAMETERISATIONS,
+        "variance": VARIANCES,
+        "loss": LOSSES,
+        "timesteps": TIMESTEPS,
+        "precision": PRECISIONS,
+    }
+
+
+@pytest.mark.parametrize("prediction", PARAMETERISATIONS)
+@pytest.mark.parametrize("variance", VARIANCES)
+def test_every_kind_of_network_trains_and_then_samples(prediction, variance):
+    config = replace(TINY, prediction=prediction, variance=variance, steps=2, loss="min_snr", timesteps="edm")
+    *_, last = train(config)
+    made = last.snapshot()
+    assert made.learns_variance == (variance == "learned_range")
+    sampler = DDPM(5, "learned_range" if made.learns_variance else "fixed_small")
+    assert sample(Clipped(made.denoiser()), (2, *made.shape), sampler, seed=0).isfinite().all()
+
+
+def test_a_kind_without_an_answer_is_refused_before_the_data_are_read(monkeypatch):
+    monkeypatch.setitem(FAMILIES, "no_signal", lambda steps: NoiseSchedule.linear(steps).zero_terminal_snr())
+    config = replace(TINY, schedule="no_signal", prediction="epsilon", data="no such folder")
+    check_error(lambda: losses(config), NoAnswerError, "'epsilon' at t = 999", "v_prediction")
+    assert losses(replace(config, prediction="v_prediction", data="digits"), network=Scale())
+
+
+def test_training_and_sampling_never_draw_the_same_noise(monkeypatch):
+    drawn, address = [], addressed.address
+
+    def spy(shape, *, seed, stream=0, first=0):
+        drawn.append(stream)
+        return address(shape, seed=seed, stream=stream, first=first)
+
+    def address_of_a_step(seed, step, first):
+        drawn.append(step)
+        return Address(seed, step, first)
+
+    monkeypatch.setattr(addressed, "address", spy)
+    monkeypatch.setattr("alphabar.samplers.loop.Address", address_of_a_step)
+    # A seed of its own, since the order of the images is cached.
+    losses(replace(TINY, flip=True, class_conditional=True, seed=77), network=Labelled())
+    training_streams = set(drawn)
+    drawn.clear()
+    x = torch.zeros(2, 1, 4, 4)
+    inpaint(Known(x), x, torch.ones(4, 4), DDPM(20), seed=0, progress=False)
+    assert training_streams == {getattr(streams, name) for name in streams.__all__}
+    assert {0, 1, 19, KNOWN, KNOWN + 20} <= set(drawn)
+    assert not training_streams & set(drawn)
+    # The loop counts its steps from 0, and inpainting its own from KNOWN: more than a billion of each.
+    assert all(1 << 30 <= stream < KNOWN for stream in training_streams)
 
 
 def test_classes_without_labels_and_a_diverging_loss_are_named():

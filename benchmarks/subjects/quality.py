@@ -17,8 +17,9 @@ from alphabar.denoise.guidance import Clipped
 from alphabar.evaluation.distances import Classifier, fit_classifier, frechet_distance
 from alphabar.samplers.ddim import DDIM
 from alphabar.samplers.loop import sample
+from alphabar.training.config import TrainConfig
 from alphabar.training.data import ImageData, load_data, to_unit
-from alphabar.training.loop import TrainConfig, train
+from alphabar.training.loop import train
 from benchmarks.measure import OURS, Result, Settings
 from benchmarks.training_loops import EXAMPLE, PlainConfig, network, plain_training
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alphabar.training.config import TrainConfig
 from alphabar.training.data import ImageData
-from alphabar.training.loop import TrainConfig, train
+from alphabar.training.loop import train
 from benchmarks import peers
 from benchmarks.measure import OURS, Case, Result, Settings, measure
 from benchmarks.training_loops import PlainConfig, network, plain_training

@@ -1,6 +1,7 @@
 """Data, networks, losses, averages, checkpoints, and training as a generator of steps."""
 
 from alphabar.training.checkpoint import Checkpoint, check_place, load, of, save
+from alphabar.training.config import TrainConfig, has_bfloat16
 from alphabar.training.data import (
     Batch,
     ImageData,
@@ -11,14 +12,21 @@ from alphabar.training.data import (
     to_unit,
 )
 from alphabar.training.ema import EMA
-from alphabar.training.loop import TrainConfig, TrainStep, has_bfloat16, train
+from alphabar.training.loop import TrainStep, train
+from alphabar.training.loss import LOSSES
 from alphabar.training.network import unet
+from alphabar.training.objective import VARIANCES, Objective
+from alphabar.training.timesteps import TIMESTEPS
 
 __all__ = [
     "EMA",
+    "LOSSES",
+    "TIMESTEPS",
+    "VARIANCES",
     "Batch",
     "Checkpoint",
     "ImageData",
+    "Objective",
     "TrainConfig",
     "TrainStep",
     "check_place",

@@ -22,7 +22,11 @@ WIDTHS: dict[int, tuple[int, ...]] = {
 
 
 def unet(
-    shape: tuple[int, int, int], *, channels: Sequence[int] | None = None, classes: int = 0
+    shape: tuple[int, int, int],
+    *,
+    channels: Sequence[int] | None = None,
+    classes: int = 0,
+    out_channels: int | None = None,
 ) -> nn.Module:
     """Return a U-Net for images of a shape, with attention at its lowest resolution if they exceed 8×8.
 
@@ -30,7 +34,8 @@ def unet(
         shape: (C, H, W).
         channels: of each level, whose resolution halves from one to the next; multiples of 8. By default
             as suits the image.
-        classes: how many labels it knows; one more, the last, stands for "no label". 0: it takes none.
+        classes: how many labels it takes; one more, the last, stands for "no label". 0: it takes none.
+        out_channels: of what it returns; by default those of the image.
 
     Raises:
         ConfigError: a size that cannot be halved as often as there are levels, or odd channels.
@@ -51,7 +56,7 @@ def unet(
     network: nn.Module = _unet2d()(
         sample_size=height if height == width else (height, width),
         in_channels=depth,
-        out_channels=depth,
+        out_channels=out_channels or depth,
         block_out_channels=levels,
         layers_per_block=1 if max(height, width) <= 16 else 2,
         down_block_types=("DownBlock2D",) * plain + ("DownBlock2D" if small else "AttnDownBlock2D",),

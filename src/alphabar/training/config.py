@@ -1,0 +1,115 @@
+"""The settings of a training run, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+
+from alphabar.checks import check_count
+from alphabar.errors import ConfigError, look_up
+from alphabar.process import PARAMETERISATIONS
+from alphabar.schedule import FAMILIES
+from alphabar.training.loss import LOSSES
+from alphabar.training.objective import VARIANCES
+from alphabar.training.timesteps import TIMESTEPS
+
+__all__ = ["PRECISIONS", "TrainConfig", "has_bfloat16"]
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether a device multiplies in bfloat16 natively."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+PRECISIONS: dict[str, Callable[[torch.device], bool]] = {
+    "auto": has_bfloat16,
+    "float32": lambda device: False,
+    "bfloat16": lambda device: True,
+}
+"""Whether the network runs in bfloat16 on a device."""
+
+
+def _one_of(choices: Mapping[str, Any], default: str) -> Any:
+    """Return a field whose value must be a name in a table, which ``metadata["choices"]`` holds."""
+    return field(default=default, metadata={"choices": choices})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a training run.
+
+    A field whose value is a name in a table holds that table as ``metadata["choices"]``.
+    """
+
+    data: str = "digits"
+    """What to train on: "digits", a folder of images, a .parquet file, or a Hugging Face dataset."""
+    size: int | None = None
+    """Height and width of the images; by default as they come."""
+    class_conditional: bool = False
+    """Whether the network is given the labels of the data."""
+    label_dropout: float = 0.1
+    """Share of labels that are withheld, so that the network also learns to do without."""
+    flip: bool = False
+    """Mirror every other image, where left and right mean the same."""
+    skip_broken: bool = False
+    """Leave out images that cannot be read, and count them, instead of stopping."""
+
+    schedule: str = _one_of(FAMILIES, "cosine")
+    """Noise schedule."""
+    diffusion_steps: int = 1000
+    """T, the number of noise levels."""
+    prediction: str = _one_of(PARAMETERISATIONS, "v_prediction")
+    """What the network returns."""
+    variance: str = _one_of(VARIANCES, "fixed")
+    """Whether the network returns the variance of ancestral sampling too."""
+    loss: str = _one_of(LOSSES, "simple")
+    """How the error is weighted over the noise levels."""
+    timesteps: str = _one_of(TIMESTEPS, "stratified")
+    """How t is drawn; stratified is uniform, with one t from each of B equal parts."""
+
+    channels: tuple[int, ...] = ()
+    """Channels of each level of the U-Net; by default as suits the image."""
+    steps: int = 2000
+    """Updates of the network."""
+    seconds: float | None = None
+    """Stop by the clock as well; the learning rate then falls with whichever is nearer its end."""
+    batch_size: int = 128
+    """Images an update, over all processes together."""
+    learning_rate: float = 2e-3
+    """Highest rate of AdamW; it rises during the warm-up and falls to 0 along a cosine."""
+    warmup: int = 100
+    """Updates until the rate is at its highest."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient."""
+    ema_decay: float = 0.995
+    """Decay of the averaged parameters, which are the result."""
+    precision: str = _one_of(PRECISIONS, "auto")
+    """Of the network's arithmetic; auto is bfloat16 where the processor has it."""
+    compile: bool = False
+    """Compile the network: pays on a GPU in long runs."""
+    seed: int = 0
+    """Of every random choice."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work, before anything is loaded.
+
+        Raises:
+            ConfigError, UnknownNameError: the first one that is wrong, and what would be right.
+        """
+        check_count(steps=self.steps, batch_size=self.batch_size, diffusion_steps=self.diffusion_steps)
+        for each in fields(TrainConfig):
+            if "choices" in each.metadata:
+                look_up(each.metadata["choices"], getattr(self, each.name), each.name)
+        for name in ("learning_rate", "clip_norm", "seconds"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} is {value!r}: it must be positive")
+        if not 0 <= self.label_dropout <= 1:
+            raise ConfigError(f"label_dropout is {self.label_dropout!r}: it must lie in [0, 1]")
+        if not self.warmup >= 0:
+            raise ConfigError(f"warmup is {self.warmup!r}: it must be at least 0")

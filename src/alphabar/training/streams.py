@@ -1,0 +1,11 @@
+"""The streams of addressed noise that training draws from.
+
+Sampling draws from 0 … n, one a step, and inpainting from 2³¹ upwards: training lies between them, so that no
+image is trained on with the noise that a sample of the same seed starts from.
+"""
+
+from __future__ import annotations
+
+__all__ = ["DROPOUT", "FLIP", "NOISE", "ORDER", "TIMESTEP"]
+
+NOISE, TIMESTEP, DROPOUT, FLIP, ORDER = range(1 << 30, (1 << 30) + 5)
