@@ -1,6 +1,5 @@
 """Plans as values: what they print, what they equal, what they refuse, and that nothing in them moves."""
 
-import csv
 import dataclasses
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,7 @@ import torch
 from cases import check_error, normals
 
 from alphabar import DDIM, DDPM, Denoiser, NoiseSchedule, Plan, Row
-from alphabar.errors import ConfigError, NoAnswerError
+from alphabar.errors import ConfigError, NoAnswerError, TimestepError
 from alphabar.samplers.adams import DEIS, LMS, PNDM
 from alphabar.samplers.dpm import DPMSolver
 from alphabar.samplers.euler import Euler, EulerAncestral, Heun
@@ -50,18 +49,12 @@ def test_two_plans_are_equal_when_their_numbers_are(name):
 
 
 @every_sampler
-def test_the_numbers_come_back_from_csv_bit_for_bit(name):
+def test_the_table_by_columns_holds_every_number_of_the_rows(name):
     plan = SAMPLERS[name].plan(LINEAR)
-    lines = list(csv.DictReader(plan.to_csv().splitlines()))
-    assert len(lines) == len(plan)
-    for line, row in zip(lines, plan.rows, strict=True):
-        numbers = {column: float(text) for column, text in line.items()}
-        assert (numbers["t"], numbers["s"], numbers["x_t"], numbers["z"]) == (
-            row.t,
-            row.s,
-            row.x,
-            row.z,
-        )
+    columns = plan.columns
+    for place, row in enumerate(plan.rows):
+        numbers = {column: values[place] for column, values in columns.items()}
+        assert [numbers[column] for column in ("t", "s", "x_t", "z")] == [row.t, row.s, row.x, row.z]
         earlier = [number for column, number in numbers.items() if column.startswith(("x_0", "eps"))]
         assert tuple(earlier[: len(row.history)]) == row.history
         assert not any(earlier[len(row.history) :])
@@ -72,7 +65,7 @@ def test_the_numbers_come_back_from_csv_bit_for_bit(name):
 def test_a_plan_prints_as_a_table():
     printed = str(Plan((Row(9, 4.5, 0.5, (0.25,)), Row(4.5, -1, 0.0, (1.5, -0.5), 0.125))))
     assert printed == "\n".join([
-        "  t    s  x_t   x_0  x_0'  noise",
+        "  t    s  x_t   x_0  x_0'      z",
         "  9  4.5  0.5  0.25     0      0",
         "4.5   -1    0   1.5  -0.5  0.125",
     ])  # fmt: skip
@@ -104,6 +97,39 @@ def test_one_sampler_serves_eight_threads(name):
         together = list(pool.map(one, range(8)))
     for seed, alone in enumerate(map(one, range(8))):
         assert torch.equal(together[seed], alone)
+
+
+@every_sampler
+def test_a_plan_is_built_once_for_each_schedule_and_t_start(name):
+    sampler = SAMPLERS[name]
+    plan = sampler.plan(LINEAR)
+    assert dataclasses.replace(sampler).plan(NoiseSchedule.linear()) is plan
+    assert sampler.plan(NoiseSchedule.cosine()) is not plan
+    assert sampler.plan(LINEAR, 900) is sampler.plan(LINEAR, 900)
+    assert sampler.plan(LINEAR, 900) is not plan
+
+
+def test_a_spacing_that_cannot_be_hashed_makes_plans_all_the_same():
+    class Late(list):
+        def __call__(self, schedule, steps):
+            return self
+
+    sampler = DDIM(2, spacing=Late([500, 3]))
+    assert sampler.plan(LINEAR) == DDIM(spacing=[500, 3]).plan(LINEAR)
+    assert sampler.plan(LINEAR) is not sampler.plan(LINEAR)
+
+
+def test_a_list_that_changes_later_changes_no_sampler():
+    timesteps = [500, 3]
+    sampler = DDIM(spacing=timesteps)
+    timesteps.append(0)
+    assert sampler.plan(LINEAR).timesteps == (500, 3)
+    assert sampler == DDIM(spacing=(500, 3))
+
+
+def test_t_start_of_true_is_refused_also_where_a_plan_from_1_is_held():
+    assert DDIM(6).plan(LINEAR, 1).timesteps == (1,)
+    check_error(lambda: DDIM(6).plan(LINEAR, True), TimestepError, "t_start is True")
 
 
 @every_sampler

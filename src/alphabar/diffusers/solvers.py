@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import chain, pairwise
 from typing import Any, ClassVar
 
@@ -12,9 +15,9 @@ from torch import Tensor
 
 from alphabar.diffusers.adapter import in_place_of
 from alphabar.diffusers.multistep import Preserving
-from alphabar.diffusers.steps import Step, in_eps, mirrored
+from alphabar.diffusers.steps import Step
 from alphabar.errors import ConfigError, look_up
-from alphabar.samplers import DEIS, DPMSolver, Row, UniPC
+from alphabar.samplers import DEIS, RULES, DPMSolver, Row, UniPC, in_eps, mirrored
 from alphabar.schedule import Level
 
 __all__ = [
@@ -27,7 +30,8 @@ __all__ = [
 ]
 
 FEW = 15  # steps below which diffusers lowers the order at the end
-RULES = {"midpoint": "midpoint", "heun": "taylor"}
+OURS = {"midpoint": "midpoint", "heun": "taylor"}
+"""Their names for the integrals of a multistep solver, and ours."""
 
 
 class Plain:
@@ -124,15 +128,24 @@ class DPMSolverMultistepScheduler(Renaming):
 
     def _rows(self, levels: Sequence[Level], entry: int, *options: Any) -> Iterable[Row]:
         chosen, few = self._options, len(self.timesteps) < FEW
-        rule = "exact" if self.strict and chosen["solver_order"] == 3 else RULES[chosen["solver_type"]]
-        settings = {"sde": chosen["algorithm_type"].startswith("sde"), "rule": rule}
-        kind = DPMSolver if chosen["algorithm_type"].endswith("++") else DEIS
-        table = kind(
-            order=chosen["solver_order"], lower_order_final=few and chosen["lower_order_final"], **settings
-        )
+        rule = "exact" if self.strict and chosen["solver_order"] == 3 else OURS[chosen["solver_type"]]
+        sde, in_x_0 = chosen["algorithm_type"].startswith("sde"), chosen["algorithm_type"].endswith("++")
+        make: Callable[..., DPMSolver | DEIS] = partial(DPMSolver, sde=sde) if in_x_0 else DEIS
+        lowers = few and chosen["lower_order_final"]
+        rows = make(order=chosen["solver_order"], lower_order_final=lowers, rule=rule).rows(levels)
         if chosen["euler_at_final"]:
-            return chain(list(table.rows(levels))[:-1], kind(order=1, **settings).rows(levels[-2:]))
-        return table.rows(levels)
+            rows = chain(list(rows)[:-1], make(order=1, rule=rule).rows(levels[-2:]))
+        return map(noisy_in_eps, rows, levels, levels[1:]) if sde and not in_x_0 else rows
+
+
+def noisy_in_eps(row: Row, t: Level, s: Level) -> Row:
+    """Return "sde-dpmsolver"'s row from "dpmsolver"'s: twice the weight of every ε̂, and fresh noise.
+
+    At clean data that noise would stay: the solver ends before.
+    """
+    h, of_x_t = s.half_log_snr - t.half_log_snr, s.signal / t.signal
+    history = tuple(2 * weight for weight in row.history)
+    return replace(row, x=2 * row.x - of_x_t, history=history, z=s.sigma * math.sqrt(math.expm1(2 * h)))
 
 
 @in_place_of(diffusers.DPMSolverSinglestepScheduler)
@@ -170,9 +183,8 @@ class DPMSolverSinglestepScheduler(Drawing, Renaming):
             rule=rule[self._options["solver_type"]],
         )
         seen = [mirrored(level) for level in levels] if eps else levels
-        for (t, s), (made, form, noise) in zip(
-            pairwise(levels), solver.evaluations(seen, orders, sde=sde), strict=True
-        ):
+        found = solver.evaluations(seen, orders, sde=sde, within=RULES[solver.rule])  # the authors' are exact
+        for (t, s), (made, form, noise) in zip(pairwise(levels), found, strict=True):
             row = Row.of(t, s, [0.0, *form[1:]], noise)
             row = in_eps(row, t) if eps else row
             yield Step.of(row, t, s, self._reading, draws=sde, of_start=form[0], begins=not made)

@@ -10,7 +10,6 @@ by the numbers: what earlier steps keep is rounded to float32 for anything up to
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
@@ -26,7 +25,7 @@ from alphabar.process import Parameterisation
 from alphabar.samplers import Row
 from alphabar.schedule import Level
 
-__all__ = ["STAY", "Ready", "Step", "in_eps", "mirrored", "mixed", "takes_kernels"]
+__all__ = ["STAY", "Ready", "Step", "mixed", "takes_kernels"]
 
 
 class Terms(NamedTuple):
@@ -140,18 +139,6 @@ def read(reading: Parameterisation, t: Level) -> tuple[float, float]:
             "ε-prediction at a t with ᾱ_t = 0: the sample is pure noise, so ε says nothing about x_0. Use a "
             "network with v_prediction, or timestep_spacing='leading', which does not visit that t"
         ) from None
-
-
-def in_eps(row: Row, t: Level) -> Row:
-    """Return a row in ε̂ as one in x̂_0, which remembers ε̂ = (x_t − √ᾱ_t · x̂_0)/√(1−ᾱ_t)."""
-    eps = 1 / t.sigma, -t.signal / t.sigma
-    now, *before = row.history
-    return replace(row, x=row.x + now * eps[0], history=(now * eps[1], *before), keeps=eps)
-
-
-def mirrored(level: Level) -> Level:
-    """Return the level with √ᾱ and √(1−ᾱ) exchanged: a solver in x̂_0 there is the solver in ε̂ here."""
-    return Level(level.t, 2 * math.log(level.sigma))
 
 
 def mixed(steps: Sequence[Step], dtype: torch.dtype, ndim: int, device: torch.device) -> Ready:

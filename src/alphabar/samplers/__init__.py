@@ -3,7 +3,7 @@
 from alphabar.samplers.adams import DEIS, LMS, PNDM
 from alphabar.samplers.ddim import DDIM
 from alphabar.samplers.ddpm import DDPM, VARIANCES
-from alphabar.samplers.dpm import DPMSolver
+from alphabar.samplers.dpm import RULES, DPMSolver
 from alphabar.samplers.editing import image_to_image, inpaint, interpolate, invert
 from alphabar.samplers.euler import Euler, EulerAncestral, Heun
 from alphabar.samplers.exact import GaussianMixture, gaussian_error, mixture_error, ranking
@@ -11,6 +11,7 @@ from alphabar.samplers.fitted import Fitted
 from alphabar.samplers.loop import State, iter_sample, sample
 from alphabar.samplers.plan import Plan, Row, Sampler
 from alphabar.samplers.progress import track
+from alphabar.samplers.steps import in_eps, mirrored
 from alphabar.samplers.unipc import UniPC
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "DEIS",
     "LMS",
     "PNDM",
+    "RULES",
     "VARIANCES",
     "DPMSolver",
     "Euler",
@@ -33,10 +35,12 @@ __all__ = [
     "UniPC",
     "gaussian_error",
     "image_to_image",
+    "in_eps",
     "inpaint",
     "interpolate",
     "invert",
     "iter_sample",
+    "mirrored",
     "mixture_error",
     "ranking",
     "sample",

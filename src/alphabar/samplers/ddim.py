@@ -5,28 +5,35 @@
 Equations 12 and 16 of Song et al. 2021, arXiv 2010.02502. With ε̂ = (x_t − √ᾱ_t · x̂_0)/√(1−ᾱ_t)
 this is a row of x_t, x̂_0 and z. η = 0 is deterministic, η = 1 is DDPM with the small variance.
 
-The inversion climbs the same steps from an image to the noise it comes from: x_t from x_s, with the ε̂ of the
-level it climbs to (section 4.3, equation 14, and appendix F of Dhariwal & Nichol 2021, arXiv 2105.05233).
+The inversion takes the same steps upwards, from an image to the noise it comes from (equation 14):
+
+    x_t/√ᾱ_t = x_s/√ᾱ_s + (ρ_t − ρ_s) · ε̂,     ρ = √(1−ᾱ)/√ᾱ
+
+The network is asked with x_s at t, the level that the step goes to, as DDIM asks with x_t at t on the way
+down: where both find the same ε̂, DDIM undoes the step exactly. ``ddim_reverse_sample`` of guided-diffusion
+(Dhariwal & Nichol 2021, arXiv 2105.05233) asks at s, the level of x_s itself; but at clean data, s = −1, no
+network can be asked. Both err by the change of ε̂ over a step: first order.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from alphabar.errors import ConfigError
-from alphabar.samplers.plan import Plan, Row
-from alphabar.schedule import Level, NoiseSchedule, Spacing, stops
+from alphabar.samplers.plan import Row, Stepwise
+from alphabar.samplers.steps import ddim_row
+from alphabar.schedule import Level, Spacing
 
 __all__ = ["DDIM"]
 
 
 @dataclass(frozen=True)
-class DDIM:
-    """Denoising diffusion implicit models.
+class DDIM(Stepwise):
+    """Denoising diffusion implicit models: equation 12 of Song et al. 2021.
 
+    >>> from alphabar import NoiseSchedule
     >>> [row.z for row in DDIM(steps=2).plan(NoiseSchedule.linear()).rows]
     [0.0, 0.0]
 
@@ -34,10 +41,11 @@ class DDIM:
         steps: evaluations of the network, 1 … T; None for all T, or for as many as ``spacing`` lists.
         eta: η in [0, 1], how much of DDPM's noise is added.
         spacing: a name in ``SPACINGS``, a function that spaces, or the list of t.
-        inverse: climb from clean data to noise, as far as ``t_start``; give the data as ``x_t``.
+        inverse: go from clean data up to noise, as far as ``t_start``; give the data as ``x_t``.
 
     Raises:
-        ConfigError: η outside [0, 1], or an inversion of random steps.
+        ConfigError: η outside [0, 1], an inversion of random steps, or steps as in :class:`Stepwise`.
+        UnknownNameError, TimestepError: another spacing.
     """
 
     steps: int | None = None
@@ -46,6 +54,7 @@ class DDIM:
     inverse: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.eta <= 1:
             raise ConfigError(
                 f"eta is {self.eta!r}: it must lie in [0, 1], where 0 adds no noise and 1 is DDPM"
@@ -53,25 +62,13 @@ class DDIM:
         if self.inverse and self.eta:
             raise ConfigError(f"eta is {self.eta!r}: only the deterministic steps, eta=0, can be inverted")
 
-    def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
-        """Return one row a step: equation 12 of Song et al. 2021; errors as in :class:`Sampler`."""
-        return Plan(tuple(self.rows(stops(schedule, self.steps, self.spacing, t_start))))
-
     def rows(self, levels: Sequence[Level]) -> Iterator[Row]:
-        """Return the table on given levels, each noisier than the next: what :meth:`plan` is made of."""
+        """Return the table on given levels, each noisier than the next."""
         if self.inverse:
-            return (_climb(s, t) for s, t in pairwise(reversed(levels)))
-        return (self._row(t, s) for t, s in pairwise(levels))
-
-    def _row(self, t: Level, s: Level) -> Row:
-        between = -math.expm1(t.log_alpha_bar - s.log_alpha_bar)
-        ratio = s.sigma / t.sigma
-        # 1 − ᾱ_s − σ², with the common factor taken out: a difference of nearly equal numbers loses digits.
-        of_x_t = ratio * math.sqrt(1 + self.eta**2 * between / math.expm1(t.log_alpha_bar))
-        return Row(t.t, s.t, of_x_t, (s.signal - of_x_t * t.signal,), self.eta * ratio * math.sqrt(between))
+            return (_inverse_row(s, t) for s, t in pairwise(reversed(levels)))
+        return (ddim_row(t, s, self.eta) for t, s in pairwise(levels))
 
 
-def _climb(s: Level, t: Level) -> Row:
-    """x_t/√ᾱ_t = x_s/√ᾱ_s + (ρ_t − ρ_s) · ε̂, where ρ = √(1−ᾱ)/√ᾱ and ε̂ is what x_s shows at level t."""
+def _inverse_row(s: Level, t: Level) -> Row:
     of_eps = t.sigma - t.signal * s.sigma_ve
     return Row(t.t, t.t, t.signal / s.signal + of_eps / t.sigma, (-of_eps * t.signal / t.sigma,))

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from alphabar.errors import look_up
 from alphabar.process import posterior_coefficients
-from alphabar.samplers.plan import Plan, Row
-from alphabar.schedule import Level, NoiseSchedule, Spacing, noise_power, stops
+from alphabar.samplers.plan import Row, Stepwise
+from alphabar.schedule import Level, Spacing, noise_power
 
 __all__ = ["DDPM", "VARIANCES"]
 
@@ -50,9 +50,10 @@ VARIANCES: dict[str, Variance] = {
 
 
 @dataclass(frozen=True)
-class DDPM:
-    """Ancestral sampling.
+class DDPM(Stepwise):
+    """Ancestral sampling: equations 6 and 7 of Ho et al. 2020.
 
+    >>> from alphabar import NoiseSchedule
     >>> DDPM(steps=2).plan(NoiseSchedule.linear()).timesteps
     (999, 499)
 
@@ -62,7 +63,8 @@ class DDPM:
         spacing: a name in ``SPACINGS``, a function that spaces, or the list of t.
 
     Raises:
-        UnknownNameError: another variance.
+        UnknownNameError: another variance or spacing.
+        ConfigError, TimestepError: steps or a list of t as in :class:`Stepwise`.
     """
 
     steps: int | None = None
@@ -70,14 +72,11 @@ class DDPM:
     spacing: Spacing = "trailing"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         look_up(VARIANCES, self.variance, "variance")
 
-    def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
-        """Return one row a step: equations 6 and 7 of Ho et al. 2020; errors as in :class:`Sampler`."""
-        return Plan(tuple(self.rows(stops(schedule, self.steps, self.spacing, t_start))))
-
     def rows(self, levels: Sequence[Level]) -> Iterator[Row]:
-        """Return the table on given levels, each noisier than the next: what :meth:`plan` is made of."""
+        """Return the table on given levels, each noisier than the next."""
         logs = torch.tensor([level.log_alpha_bar for level in levels], dtype=torch.float64)
         of_x_t, of_x_0, small = posterior_coefficients(logs[1:], logs[:-1])
         large = noise_power(-logs.diff())

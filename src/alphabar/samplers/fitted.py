@@ -24,7 +24,7 @@ from torch import Tensor
 from alphabar.checks import check_count
 from alphabar.errors import ConfigError, NoAnswerError
 from alphabar.samplers.dpm import DPMSolver
-from alphabar.samplers.plan import Plan, Row
+from alphabar.samplers.plan import Plan, Row, cached_plan
 from alphabar.schedule import CLEAN, FAMILIES, NoiseSchedule, entered_at, levels_at
 
 __all__ = ["Fitted"]
@@ -53,6 +53,7 @@ class Fitted:
         check_count(steps=self.steps)
         _look_up(next(iter(_tables().values())), self.steps)
 
+    @cached_plan
     def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
         """Return one row an evaluation.
 

@@ -10,21 +10,27 @@ against exact answers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, wraps
+from itertools import chain, pairwise
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
 from alphabar.errors import ConfigError, NoAnswerError, ShapeError
 from alphabar.kernels import Address, lincomb, work_dtype
-from alphabar.samplers.steps import Form
-from alphabar.schedule import Level, NoiseSchedule
+from alphabar.schedule import Level, NoiseSchedule, Spacing, checked_spacing, stops
 
-__all__ = ["Plan", "Row", "Sampler"]
+__all__ = ["X_0", "Form", "Plan", "Row", "Sampler", "Stepwise", "cached_plan"]
+
+Form = list[float]
+"""Coefficients: of the state, then of the estimates, newest first."""
 
 X_0 = (0.0, 1.0)
+"""What a row keeps of x_t and x̂_0 when it keeps x̂_0 itself."""
+
+PLANS = 32  # kept by each kind of sampler: a plan of 1000 rows takes half a megabyte
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Row:
 
     @classmethod
     def of(cls, t: Level, s: Level, form: Form, z: float = 0.0) -> Row:
-        """Return the row of a form of x_t and the estimates."""
+        """Return the row from t to s with the coefficients of a form, and z of fresh noise."""
         return cls(t.t, s.t, form[0], tuple(form[1:]), z)
 
     def advance(
@@ -120,24 +126,41 @@ class Plan:
 
     rows: tuple[Row, ...]
 
+    is_inversion: bool = field(init=False, repr=False, compare=False)
+    """Whether it leads from data up to noise: then each row asks the network at the t where it lands."""
+    timesteps: tuple[float, ...] = field(init=False, repr=False, compare=False)
+    """Where the network is evaluated, in order."""
+    memory: int = field(init=False, repr=False, compare=False)
+    """How many estimates the rows need at most, the newest included."""
+
     def __post_init__(self) -> None:
         if not self.rows:
             raise ConfigError("a plan needs at least one row")
-        is_inversion = self.is_inversion
+        vars(self).update(
+            is_inversion=all(row.t == row.s for row in self.rows),
+            timesteps=tuple(row.t for row in self.rows),
+            memory=max(len(row.history) for row in self.rows),
+        )
+        self._check_joined()
+        self._check_history()
+        if not all(map(math.isfinite, _numbers(self.rows))):
+            row = next(row for row in self.rows if not all(map(math.isfinite, _numbers([row]))))
+            raise NoAnswerError(
+                f"the step from t = {row.t} to {row.s} has coefficients that are not finite: {row}"
+            )
+
+    def _check_joined(self) -> None:
         for row, following in pairwise(self.rows):
-            if not (row.s < following.t if is_inversion else row.s == following.t):
+            if not (row.s < following.t if self.is_inversion else row.s == following.t):
                 raise ConfigError(
                     f"a row lands at t = {row.s}, the next one starts at {following.t}: they must join"
                 )
-        for i, row in enumerate(self.rows):
+
+    def _check_history(self) -> None:
+        for i, row in enumerate(self.rows[: self.memory]):
             if len(row.history) > i + 1:
                 raise ConfigError(
                     f"row {i} remembers {len(row.history)} estimates, but only {i + 1} were made"
-                )
-            numbers = row.x, row.z, *row.history, *row.keeps, *(row.log_variance or ())
-            if not all(map(math.isfinite, numbers)):
-                raise NoAnswerError(
-                    f"the step from t = {row.t} to {row.s} has coefficients that are not finite: {row}"
                 )
 
     def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
@@ -149,21 +172,6 @@ class Plan:
         if t_start not in (None, self.rows[0].t):
             raise ConfigError(f"t_start is {t_start}, but this plan starts at t = {self.rows[0].t}")
         return self
-
-    @property
-    def is_inversion(self) -> bool:
-        """Whether it leads from data up to noise: then each row asks the network at the t where it lands."""
-        return all(row.t == row.s for row in self.rows)
-
-    @property
-    def timesteps(self) -> tuple[float, ...]:
-        """Where the network is evaluated, in order."""
-        return tuple(row.t for row in self.rows)
-
-    @property
-    def memory(self) -> int:
-        """How many estimates the rows need at most, the newest included."""
-        return max(len(row.history) for row in self.rows)
 
     @property
     def columns(self) -> dict[str, tuple[float, ...]]:
@@ -179,11 +187,6 @@ class Plan:
         bounds = zip(("log_variance_low", "log_variance_high"), zip(*learned, strict=True), strict=True)
         return columns | (dict(bounds) if any(row.log_variance for row in self.rows) else {})
 
-    def to_csv(self) -> str:
-        """Return the table as text with commas, every number to its last digit."""
-        lines = zip(*self.columns.values(), strict=True)
-        return "\n".join([",".join(self.columns), *(",".join(map(repr, line)) for line in lines), ""])
-
     def __str__(self) -> str:
         cells = [[name, *(f"{number:.6g}" for number in column)] for name, column in self.columns.items()]
         widths = [max(map(len, column)) for column in cells]
@@ -194,6 +197,13 @@ class Plan:
         return len(self.rows)
 
 
+def _numbers(rows: Iterable[Row]) -> Iterable[float]:
+    """Every coefficient of the rows."""
+    return chain.from_iterable(
+        (row.x, row.z, *row.history, *row.keeps, *(row.log_variance or ())) for row in rows
+    )
+
+
 class Sampler(Protocol):
     """What makes a plan: a small frozen object that holds a sampler's settings."""
 
@@ -201,5 +211,51 @@ class Sampler(Protocol):
         """Return the rows on this schedule, entered at ``t_start`` (by default at the noisy end).
 
         Raises:
-            TimestepError, ConfigError, UnknownNameError: steps or a spacing that do not fit the schedule.
+            TimestepError, ConfigError: steps, a spacing or a ``t_start`` that do not fit the schedule.
         """
+
+
+Settings = TypeVar("Settings")
+Build = Callable[[Settings, NoiseSchedule, "float | None"], Plan]
+
+
+def cached_plan(build: Build[Settings]) -> Callable[..., Plan]:
+    """Return a method ``plan`` that builds each plan once, by settings, schedule and ``t_start``."""
+    held: Any = lru_cache(maxsize=PLANS, typed=True)(build)
+
+    @wraps(build)
+    def plan(self: Settings, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
+        try:
+            hash((self, t_start))
+        except TypeError:  # a spacing that cannot be hashed, or a t_start that is refused below
+            return build(self, schedule, t_start)
+        found: Plan = held(self, schedule, t_start)
+        return found
+
+    return plan
+
+
+class Stepwise:
+    """A sampler whose rows follow from the levels it stops at: a frozen dataclass that defines ``rows``.
+
+    Raises:
+        ConfigError: steps that are no whole number of at least 1, or at odds with the length of a list.
+        UnknownNameError: a spacing that is not in ``SPACINGS``.
+        TimestepError: a list of t that is empty or not in descending order.
+    """
+
+    steps: int | None
+    spacing: Spacing
+
+    def __post_init__(self) -> None:
+        # A list may change later: a tuple stays, and can be the key of a cache.
+        object.__setattr__(self, "spacing", checked_spacing(self.steps, self.spacing))
+
+    @cached_plan
+    def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
+        """Return the rows on this schedule; arguments and errors as in :class:`Sampler`."""
+        return Plan(tuple(self.rows(stops(schedule, self.steps, self.spacing, t_start))))
+
+    def rows(self, levels: Sequence[Level]) -> Iterable[Row]:
+        """Return the table on given levels, each noisier than the next: what :meth:`plan` is made of."""
+        raise NotImplementedError

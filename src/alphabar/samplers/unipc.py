@@ -14,11 +14,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from alphabar.errors import look_up
-from alphabar.samplers.plan import Plan, Row
+from alphabar.errors import ConfigError, look_up
+from alphabar.samplers.plan import Form, Row, Stepwise
 from alphabar.samplers.quadrature import moments
-from alphabar.samplers.steps import Form, Moments, apply, check_order, start_of, step
-from alphabar.schedule import Level, NoiseSchedule, Spacing, stops
+from alphabar.samplers.steps import Moments, check_order, compose, start_of, step
+from alphabar.schedule import Level, Spacing
 
 __all__ = ["SCALES", "UniPC"]
 
@@ -37,9 +37,10 @@ SCALES: dict[str, Moments] = {"bh1": bh1, "bh2": bh2}
 
 
 @dataclass(frozen=True)
-class UniPC:
-    """The unified predictor-corrector.
+class UniPC(Stepwise):
+    """The unified predictor-corrector: algorithms 1 and 2 of Zhao et al. 2023.
 
+    >>> from alphabar import NoiseSchedule
     >>> [len(row.history) for row in UniPC(steps=4).plan(NoiseSchedule.linear()).rows]
     [1, 2, 3, 3]
 
@@ -52,8 +53,8 @@ class UniPC:
         spacing: a name in ``SPACINGS``, a function that spaces, or the list of t.
 
     Raises:
-        ConfigError: another order.
-        UnknownNameError: another scale.
+        ConfigError: another order, ``uncorrected`` of no whole numbers, or steps as in :class:`Stepwise`.
+        UnknownNameError, TimestepError: another scale or spacing.
     """
 
     steps: int | None = None
@@ -64,22 +65,23 @@ class UniPC:
     spacing: Spacing = "karras"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_order(self.order, 3)
         look_up(SCALES, self.scale, "scale")
-
-    def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
-        """Return one row a step: algorithms 1 and 2 of Zhao et al. 2023; errors as in :class:`Sampler`."""
-        return Plan(tuple(self.rows(stops(schedule, self.steps, self.spacing, t_start))))
+        uncorrected = tuple(self.uncorrected)
+        if not all(isinstance(i, int) for i in uncorrected):
+            raise ConfigError(f"uncorrected is {self.uncorrected!r}: give the numbers of steps, as in (0, 1)")
+        object.__setattr__(self, "uncorrected", uncorrected)
 
     def rows(self, levels: Sequence[Level]) -> Iterator[Row]:
-        """Return the table on given levels, each noisier than the next: what :meth:`plan` is made of."""
+        """Return the table on given levels, each noisier than the next."""
         integrals, order, predicted = SCALES[self.scale], 0, Form()
         for i, (t, s) in enumerate(pairwise(levels)):
             here = [1.0]
             if i and i - 1 not in self.uncorrected:
                 met = {k: levels[i - k] for k in range(order + 1)}
-                here = apply(step(levels[i - 1], t, met, integrals, base=1), start_of(predicted))
+                here = compose(step(levels[i - 1], t, met, integrals, base=1), start_of(predicted))
             left = len(levels) - 1 - i if self.lower_order_final else self.order
             order = min(self.order, i + 1, left)
             predicted = step(t, s, {k: levels[i - k] for k in range(order)}, integrals)
-            yield Row.of(t, s, apply(predicted, here))
+            yield Row.of(t, s, compose(predicted, here))

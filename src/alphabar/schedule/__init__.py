@@ -2,7 +2,7 @@
 
 from alphabar.schedule.levels import CLEAN, Level, levels_at, log_alpha_bar_between, t_of_log_snr
 from alphabar.schedule.noise_schedule import FAMILIES, NoiseSchedule, ScheduleWarning, noise_power
-from alphabar.schedule.spacing import SPACINGS, Spacing, entered_at, karras, stops, visited
+from alphabar.schedule.spacing import SPACINGS, Spacing, checked_spacing, entered_at, karras, stops, visited
 
 __all__ = [
     "CLEAN",
@@ -12,6 +12,7 @@ __all__ = [
     "NoiseSchedule",
     "ScheduleWarning",
     "Spacing",
+    "checked_spacing",
     "entered_at",
     "karras",
     "levels_at",

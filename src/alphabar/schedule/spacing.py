@@ -32,7 +32,7 @@ from alphabar.errors import ConfigError, TimestepError, look_up
 from alphabar.schedule.levels import CLEAN, Level, levels_at, t_of_log_snr, whole
 from alphabar.schedule.noise_schedule import NoiseSchedule
 
-__all__ = ["SPACINGS", "Place", "Spacing", "entered_at", "karras", "stops", "visited"]
+__all__ = ["SPACINGS", "Place", "Spacing", "checked_spacing", "entered_at", "karras", "stops", "visited"]
 
 Place = Callable[[NoiseSchedule, int], Sequence[float]]
 Spacing = str | Sequence[float] | Place
@@ -120,16 +120,33 @@ def visited(schedule: NoiseSchedule, steps: int | None, spacing: Spacing) -> tup
         ConfigError: steps < 1, or at odds with the length of a list.
         UnknownNameError: another name.
     """
-    if not (isinstance(spacing, str) or callable(spacing)):
-        return _given(schedule, steps, spacing)
-    place = look_up(SPACINGS, spacing, "spacing") if isinstance(spacing, str) else spacing
+    spacing = checked_spacing(steps, spacing)
+    if isinstance(spacing, tuple):
+        return _on_schedule(schedule, spacing)
+    place = SPACINGS[spacing] if isinstance(spacing, str) else spacing
     count = len(schedule) if steps is None else steps
     check_count(steps=count)
     if count > len(schedule):
         raise TimestepError(
             f"{count} steps, but the schedule has T = {len(schedule)}: at most one step for each t"
         )
-    return _given(schedule, count, place(schedule, count))
+    return _on_schedule(schedule, _descending(count, place(schedule, count)))
+
+
+def checked_spacing(steps: int | None, spacing: Spacing) -> str | tuple[float, ...] | Place:
+    """Return a spacing that may fit a schedule: a name, a function, or a list of t as a tuple.
+
+    Raises:
+        ConfigError: steps that are no whole number of at least 1, or at odds with the length of a list.
+        UnknownNameError: another name than those in ``SPACINGS``.
+        TimestepError: a list that is empty, not descending, or holds what is no number of at least 0.
+    """
+    if steps is not None:
+        check_count(steps=steps)
+    if isinstance(spacing, str):
+        look_up(SPACINGS, spacing, "spacing")
+        return spacing
+    return spacing if callable(spacing) else _descending(steps, spacing)
 
 
 def stops(
@@ -155,7 +172,7 @@ def entered_at(timesteps: tuple[float, ...], t_start: float | None) -> tuple[flo
     return (t_start, *(t for t in timesteps if t < t_start))
 
 
-def _given(schedule: NoiseSchedule, steps: int | None, timesteps: Sequence[float]) -> tuple[float, ...]:
+def _descending(steps: int | None, timesteps: Sequence[float]) -> tuple[float, ...]:
     if not isinstance(timesteps, Iterable):
         known = ", ".join(map(repr, SPACINGS))
         raise TimestepError(f"spacing is {timesteps!r}: give one of {known}, a function, or a list of t")
@@ -164,11 +181,17 @@ def _given(schedule: NoiseSchedule, steps: int | None, timesteps: Sequence[float
         raise ConfigError(
             f"steps is {steps}, but {len(timesteps)} t are given: leave steps out, or make them agree"
         )
-    if not all(_is_number(t) and 0 <= t < len(schedule) for t in timesteps):
-        raise TimestepError(f"timesteps {timesteps}: each must be a number in 0 … {len(schedule) - 1}")
+    if not all(_is_number(t) and 0 <= t < math.inf for t in timesteps):
+        raise TimestepError(f"timesteps {timesteps}: each must be a number of at least 0")
     if not timesteps or any(t <= s for t, s in pairwise(timesteps)):
         raise TimestepError(f"timesteps {timesteps}: give at least one, in descending order, each once")
     return tuple(map(whole, timesteps))
+
+
+def _on_schedule(schedule: NoiseSchedule, timesteps: tuple[float, ...]) -> tuple[float, ...]:
+    if timesteps[0] > len(schedule) - 1:
+        raise TimestepError(f"timesteps {timesteps}: each must be a number in 0 … {len(schedule) - 1}")
+    return timesteps
 
 
 def _is_number(t: object) -> bool:
