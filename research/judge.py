@@ -29,10 +29,11 @@ import alphabar
 from alphabar.samplers.adams import DEIS
 from alphabar.samplers.dpm import DPMSolver
 from alphabar.samplers.euler import Heun
-from alphabar.samplers.exact import SOLVERS, WIDTHS, GaussianMixture, gaussian_error
+from alphabar.samplers.exact import WIDTHS, GaussianMixture, gaussian_error
 from alphabar.samplers.fitted import Fitted
 from alphabar.samplers.loop import sample
 from alphabar.samplers.plan import Sampler
+from alphabar.samplers.registry import SOLVERS
 from alphabar.samplers.unipc import UniPC
 from alphabar.schedule.levels import log_alpha_bar_between
 from alphabar.schedule.noise_schedule import FAMILIES, NoiseSchedule

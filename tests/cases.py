@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from alphabar import Denoiser, Estimate, NoiseSchedule
 from alphabar.errors import AlphabarError
+from alphabar.samplers.exact import variances_reached
 
 FAMILIES = ("linear", "scaled_linear", "cosine", "sigmoid", "laplace", "exponential")
 COSINE = NoiseSchedule.cosine()
@@ -64,6 +65,11 @@ def unit_in_the_last_place(exact: torch.Tensor, dtype: torch.dtype) -> torch.Ten
     """The distance of neighbouring numbers of ``dtype`` around float64 numbers."""
     info = torch.finfo(dtype)
     return torch.maximum(2 ** exact.abs().log2().floor(), torch.tensor(info.tiny)) * info.eps
+
+
+def variance_reached(plan, schedule: NoiseSchedule, width: float) -> float:
+    """The variance at which a plan's samples arrive when the data are N(0, width²): width² is right."""
+    return float(variances_reached(plan, schedule, torch.tensor([width], dtype=torch.float64)))
 
 
 @dataclass(frozen=True)

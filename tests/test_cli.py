@@ -12,8 +12,7 @@ from PIL import Image
 from alphabar import NoiseSchedule
 from alphabar.cli import sampling as commands
 from alphabar.cli.main import COMMANDS, main
-from alphabar.cli.sampling import SAMPLERS
-from alphabar.samplers.exact import SOLVERS, ranking
+from alphabar.samplers import REGISTRY, SOLVERS, ranking
 
 TRAIN = ["--steps", "2", "--batch-size", "4", "--channels", "8", "--precision", "float32"]
 
@@ -111,13 +110,13 @@ def digit(path, value):
     return str(path)
 
 
-@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "fitted"])
+@pytest.mark.parametrize("sampler", [name for name in REGISTRY if name != "fitted"])
 def test_every_sampler_samples_by_its_name_with_no_more_evaluations_than_asked(sampler, run, tmp_path):
     out = tmp_path / "samples"
     arguments = ["sample", str(run), "--num", "2", "--steps", "4", "--sampler", sampler, "--out", str(out)]
     assert main(arguments) == 0
     assert len(list(out.iterdir())) == 3
-    made = SAMPLERS[sampler](4, spacing="karras")
+    made = REGISTRY[sampler].with_evaluations(4, "karras")
     assert made.spacing == "karras"
     assert len(made.plan(NoiseSchedule.cosine())) <= 4
 

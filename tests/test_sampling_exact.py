@@ -4,12 +4,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from cases import check_error, normals
+from cases import check_error, normals, variance_reached
 from scipy import stats
 
 from alphabar import DDIM, DDPM, GaussianMixture, NoiseSchedule, sample
 from alphabar.errors import DtypeError, ShapeError
-from alphabar.samplers.exact import variance_reached
 
 F64 = torch.float64
 COSINE = NoiseSchedule.cosine(2048)

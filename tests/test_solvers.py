@@ -16,6 +16,7 @@ from alphabar.samplers.adams import DEIS, LMS, PNDM
 from alphabar.samplers.dpm import DPMSolver
 from alphabar.samplers.euler import Euler, EulerAncestral, Heun
 from alphabar.samplers.exact import ExactDenoiser
+from alphabar.samplers.registry import REGISTRY
 from alphabar.samplers.unipc import UniPC
 from alphabar.schedule.levels import levels_at, log_alpha_bar_between
 from alphabar.schedule.spacing import SPACINGS, karras
@@ -90,14 +91,12 @@ def test_the_step_to_clean_data_leaves_none_of_the_noise(solver, schedule, steps
         )
 
 
-@every_solver
+@pytest.mark.parametrize("solver", [name for name in DETERMINISTIC if "Runge" not in name])
 @pytest.mark.parametrize("schedule", ZERO_SNR)
 @pytest.mark.parametrize("spacing", ["trailing", "linspace", "karras", "log_snr"])
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_zero_terminal_snr_is_left_in_finite_numbers(solver, schedule, spacing, steps):
     sampler = DETERMINISTIC[solver](steps, spacing)
-    if "Runge" in solver:
-        return
     plan = sampler.plan(ZERO_SNR[schedule])  # a plan refuses coefficients that are not finite
     assert plan.timesteps[0] == 999
     denoiser = Denoiser(lambda x_t, t: -torch.tanh(x_t), ZERO_SNR[schedule], "v_prediction")
@@ -223,16 +222,12 @@ REFUSED = {
     "scale": (lambda: UniPC(scale="bh3"), UnknownNameError, "'bh3'", "'bh1', 'bh2'"),
     "sde in single steps": (lambda: DPMSolver(sde=True, multistep=False), ConfigError, "multistep=True"),
     "inverse with noise": (lambda: DDIM(eta=0.5, inverse=True), ConfigError, "eta is 0.5", "eta=0"),
-    "few steps": (lambda: PNDM(3, runge_kutta=True).plan(LINEAR), ConfigError, "3 steps", "at least 4"),
+    "few steps": (lambda: PNDM(3, runge_kutta=True), ConfigError, "3 steps", "at least 4"),
+    "few below t_start": (lambda: PNDM(9, True).plan(LINEAR, 200), ConfigError, "2 steps", "at least 4"),
     "Runge–Kutta": (lambda: PNDM(9, runge_kutta=True).plan(ZERO), NoAnswerError, "ᾱ = 0", "leave runge"),
     "too many steps": (lambda: UniPC(1001).plan(LINEAR), TimestepError, "1001 steps", "T = 1000"),
-    "no steps": (lambda: Heun(0).plan(LINEAR), ConfigError, "steps is 0"),
-    "spacing": (lambda: LMS(9, spacing="karas").plan(LINEAR), UnknownNameError, "'karas'", "'karras', 'l"),
-    "rising list": (lambda: Euler(spacing=[1, 2]).plan(LINEAR), TimestepError, "descending"),
-    "repeated": (lambda: Euler(spacing=[5.5, 5.5]).plan(LINEAR), TimestepError, "each once"),
-    "not a number": (lambda: Euler(spacing=[math.nan]).plan(LINEAR), TimestepError, "nan", "0 … 999"),
+    "uncorrected": (lambda: UniPC(uncorrected=["0"]), ConfigError, "uncorrected is ['0']", "as in (0, 1)"),
     "beyond T": (lambda: Euler(spacing=[999.5]).plan(LINEAR), TimestepError, "999.5", "0 … 999"),
-    "unequal": (lambda: Euler(3, [5, 4]).plan(LINEAR), ConfigError, "steps is 3", "2 t"),
     "own spacing": (lambda: Euler(3, lambda schedule, n: [9]).plan(LINEAR), ConfigError, "steps is 3", "1 t"),
     "rho": (lambda: karras(rho=0), ConfigError, "rho is 0"),
     "below all log-SNR": (lambda: Euler(spacing=[998.5]).plan(ZERO), TimestepError, "998.5", "0 … 998"),
@@ -243,3 +238,27 @@ REFUSED = {
 def test_bad_input_is_named_with_its_value_and_the_remedy(name):
     call, error, *fragments = REFUSED[name]
     check_error(call, error, *fragments)
+
+
+WHEN_MADE = {
+    "no steps": ({"steps": 0}, ConfigError, "steps is 0", "at least 1"),
+    "negative steps": ({"steps": -5}, ConfigError, "steps is -5", "at least 1"),
+    "half a step": ({"steps": 2.5}, ConfigError, "steps is 2.5", "whole number"),
+    "steps of True": ({"steps": True}, ConfigError, "steps is True", "whole number"),
+    "spacing": ({"spacing": "karas"}, UnknownNameError, "'karas'", "'karras', 'leading'"),
+    "no list": ({"spacing": 5}, TimestepError, "spacing is 5", "a list of t"),
+    "an empty list": ({"spacing": []}, TimestepError, "at least one"),
+    "rising list": ({"spacing": [1, 2]}, TimestepError, "descending"),
+    "repeated": ({"spacing": [5.5, 5.5]}, TimestepError, "each once"),
+    "not a number": ({"spacing": [math.nan]}, TimestepError, "nan", "at least 0"),
+    "below 0": ({"spacing": [5, -1]}, TimestepError, "(5, -1)", "at least 0"),
+    "a word": ({"spacing": [5, "0"]}, TimestepError, "'0'", "at least 0"),
+    "unequal": ({"steps": 3, "spacing": [5, 4]}, ConfigError, "steps is 3", "2 t"),
+}
+
+
+@pytest.mark.parametrize("kind", [entry.kind for entry in REGISTRY.values() if entry.spaced])
+@pytest.mark.parametrize("name", WHEN_MADE)
+def test_settings_are_refused_when_the_sampler_is_made(kind, name):
+    settings, error, *fragments = WHEN_MADE[name]
+    check_error(lambda: kind(**settings), error, *fragments)

@@ -14,9 +14,10 @@ from torch import Tensor
 from alphabar.denoise.denoiser import Denoiser
 from alphabar.samplers.ddim import DDIM
 from alphabar.samplers.euler import Heun
-from alphabar.samplers.exact import SOLVERS, GaussianMixture
+from alphabar.samplers.exact import GaussianMixture
 from alphabar.samplers.loop import sample
 from alphabar.samplers.plan import Sampler
+from alphabar.samplers.registry import SOLVERS
 from alphabar.schedule.levels import log_alpha_bar_between
 from alphabar.schedule.noise_schedule import NoiseSchedule
 from alphabar.training.network import unet

@@ -17,11 +17,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import tyro
 from accelerate import PartialState
-from tyro.conf import FlagCreatePairsOff, Positional
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 import alphabar
 from alphabar.checks import check_count
@@ -37,6 +38,7 @@ from alphabar.training import TrainConfig, checkpoint, has_bfloat16, load_data, 
 __all__ = ["COMMANDS", "main"]
 
 LOSS = "loss.png"  # of a run, the curve of its loss
+KNOWN = ", ".join(FAMILIES)  # the names of schedules, for help texts
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,7 @@ class Noise:
     """A picture in any common format."""
     t: tuple[int, ...] = ()
     """Which t to show, increasing; by default eight from 0 to T−1."""
-    schedule: str = "linear"
-    """Noise schedule: linear, scaled_linear, cosine, sigmoid, laplace, exponential."""
+    schedule: Annotated[str, arg(help=f"Noise schedule: {KNOWN}.")] = "linear"
     diffusion_steps: int = 1000
     """T, the number of noise levels."""
     size: int = 256
@@ -72,8 +73,7 @@ class Noise:
 class Schedule:
     """Draw β, ᾱ and the log-SNR of noise schedules side by side."""
 
-    names: Positional[tuple[str, ...]] = ("linear", "cosine")
-    """Any of linear, scaled_linear, cosine, sigmoid, laplace, exponential."""
+    names: Positional[Annotated[tuple[str, ...], arg(help=f"Any of {KNOWN}.")]] = ("linear", "cosine")
     diffusion_steps: int = 1000
     """T, the number of noise levels."""
     out: Path = Path("schedule.png")
@@ -97,8 +97,7 @@ class Schedule:
 class Samplers:
     """Rank the solvers on Gaussian data, where their error is known exactly, and draw error against cost."""
 
-    schedule: str = "linear"
-    """Noise schedule: linear, scaled_linear, cosine, sigmoid, laplace, exponential."""
+    schedule: Annotated[str, arg(help=f"Noise schedule: {KNOWN}.")] = "linear"
     diffusion_steps: int = 1000
     """T, the number of noise levels."""
     evals: str = "5,10,20,50"

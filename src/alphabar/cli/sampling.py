@@ -5,65 +5,32 @@ Like every command of ``cli.py``, each is a dataclass: its fields are the argume
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from alphabar.checks import check_count
 from alphabar.cli import plots
 from alphabar.denoise import ClassifierFree, Clipped, Denoise
 from alphabar.errors import ConfigError, look_up
 from alphabar.samplers import (
-    DDIM,
-    DDPM,
-    DEIS,
-    LMS,
-    PNDM,
-    DPMSolver,
-    Euler,
-    EulerAncestral,
-    Fitted,
-    Heun,
+    REGISTRY,
     Sampler,
-    UniPC,
     image_to_image,
     inpaint,
     interpolate,
     sample,
+    sampler_names,
     track,
 )
+from alphabar.schedule import SPACINGS
 from alphabar.training import Checkpoint, checkpoint, read_image, to_unit
 
-__all__ = ["SAMPLERS", "Edit", "Inpaint", "Interpolate", "Sample", "wrote"]
-
-
-def _fitted(evaluations: int, spacing: str | None = None) -> Fitted:
-    if spacing is not None:
-        raise ConfigError(
-            f"spacing is {spacing!r}, but where the fitted sampler stops is fitted too: leave spacing out"
-        )
-    return Fitted(evaluations)
-
-
-SAMPLERS: dict[str, Callable[..., Sampler]] = {
-    "ddpm": DDPM,
-    "ddim": DDIM,
-    "euler": Euler,
-    "euler_ancestral": EulerAncestral,
-    "heun": lambda evaluations, **more: Heun((evaluations + 1) // 2, **more),
-    "dpm": DPMSolver,
-    "unipc": UniPC,
-    "deis": DEIS,
-    "lms": LMS,
-    "pndm": lambda evaluations, **more: PNDM(max(evaluations - 1, 1), **more),
-    "fitted": _fitted,
-}
-"""By name: functions of the evaluations of the network, and of a spacing; the fitted one has its own."""
+__all__ = ["Edit", "Inpaint", "Interpolate", "Sample", "wrote"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,16 +66,15 @@ class _FromRun:
 
 @dataclass(frozen=True, kw_only=True)
 class _Sampled(_FromRun):
-    sampler: str = "ddim"
-    """ddpm, ddim, euler, euler_ancestral, heun, dpm, unipc, deis, lms, pndm, fitted (5 … 50 steps)."""
-    spacing: str | None = None
-    """Which t it visits: trailing, leading, linspace, karras, log_snr; by default as suits it."""
+    sampler: Annotated[str, arg(help=f"{sampler_names()}.")] = "ddim"
+    spacing: Annotated[
+        str | None, arg(help=f"Which t it visits: {', '.join(SPACINGS)}; by default as suits it.")
+    ] = None
     seed: int = 0
     """Sample n of a seed is the same whatever the batch."""
 
     def _sampler(self) -> Sampler:
-        spacing = {} if self.spacing is None else {"spacing": self.spacing}
-        return look_up(SAMPLERS, self.sampler, "sampler")(self.steps, **spacing)
+        return look_up(REGISTRY, self.sampler, "sampler").with_evaluations(self.steps, self.spacing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,10 +163,12 @@ class Inpaint(_Edited, _Sampled):
     """The picture."""
     mask: Positional[Path]
     """A picture of the same form: white stays, black is made anew."""
-    sampler: str = "ddpm"
-    """ddpm, ddim, euler, euler_ancestral: one that remembers nothing, for inpainting changes the state."""
+    sampler: Annotated[
+        str,
+        arg(help=f"{sampler_names(remembering=False)}: one that remembers no earlier estimate."),
+    ] = "ddpm"
     resamples: int = 5
-    """How often each stretch is gone through, so that old and new find together."""
+    """How often each stretch is gone through, to harmonise the known and the generated part."""
     jump: int = 1
     """Steps in a stretch."""
     num: int = 6

@@ -11,6 +11,7 @@ from alphabar.samplers.fitted import Fitted
 from alphabar.samplers.loop import State, iter_sample, sample
 from alphabar.samplers.plan import Plan, Row, Sampler
 from alphabar.samplers.progress import track
+from alphabar.samplers.registry import REGISTRY, SOLVERS, sampler_names
 from alphabar.samplers.steps import in_eps, mirrored
 from alphabar.samplers.unipc import UniPC
 
@@ -20,7 +21,9 @@ __all__ = [
     "DEIS",
     "LMS",
     "PNDM",
+    "REGISTRY",
     "RULES",
+    "SOLVERS",
     "VARIANCES",
     "DPMSolver",
     "Euler",
@@ -44,5 +47,6 @@ __all__ = [
     "mixture_error",
     "ranking",
     "sample",
+    "sampler_names",
     "track",
 ]

@@ -23,6 +23,7 @@ from alphabar.process import add_noise, addressed
 from alphabar.samplers.ddim import DDIM
 from alphabar.samplers.loop import sample
 from alphabar.samplers.plan import Plan, Row, Sampler
+from alphabar.samplers.registry import REGISTRY
 from alphabar.schedule import CLEAN, Level, NoiseSchedule, levels_at
 
 __all__ = ["image_to_image", "inpaint", "interpolate", "invert", "resampled", "slerp"]
@@ -92,14 +93,14 @@ def inpaint(
     """Sample what a mask leaves open, around what is known: RePaint, Lugmayr et al. 2022, arXiv 2201.09865.
 
     Algorithm 1 and equation 8 there. After every step the known part is put in its place, with as much noise
-    as the state has. Going back up and down again lets the two parts find together.
+    as the state has. Going back up and down again harmonises the known and the generated region.
 
     Args:
         denoiser: what estimates x_0.
         x_0: (B, C, …) pictures; what they hold where the mask is 0 does not matter, but must be finite.
         mask: 1 or True where a pixel is known and stays, 0 or False where it is made; between the two it is
             blended. Of any shape that broadcasts to that of ``x_0``: (B, 1, H, W), (H, W), ….
-        sampler: one whose rows need a single estimate: DDPM, DDIM, Euler, EulerAncestral.
+        sampler: one whose rows need a single estimate, as DDPM and DDIM.
         resamples: how often each stretch of ``jump`` steps is gone through; r in algorithm 1.
         jump: steps in a stretch; j in section 4.2 of the paper.
         seed: of the addressed noise.
@@ -161,9 +162,10 @@ def resampled(plan: Plan, schedule: NoiseSchedule, resamples: int, jump: int) ->
     """
     check_count(resamples=resamples, jump=jump)
     if plan.memory > 1:
+        others = ", ".join(entry.kind.__name__ for entry in REGISTRY.values() if not entry.remembers)
         raise ConfigError(
             f"the sampler remembers {plan.memory - 1} earlier estimates, of states that inpainting has "
-            "changed since: take DDPM, DDIM, Euler or EulerAncestral"
+            f"changed since: take {others}"
         )
     if resamples > 1 and jump >= len(plan):
         raise ConfigError(f"jump is {jump}, but there are {len(plan)} steps: it must be smaller")

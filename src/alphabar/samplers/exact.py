@@ -7,13 +7,13 @@ r_k is the share of component k in the density at x_t. A sampler given this deno
 without a network and without luck: what differs from the truth is the sampler's own error.
 
 For a single Gaussian around 0 the denoiser is linear, so a plan's rows multiply up to one number and the
-error is known with no sampling at all: :func:`gaussian_error`, and :func:`ranking` of every solver by it. For
+error is known with no sampling at all: :func:`gaussian_error`, and :func:`ranking` of the solvers by it. For
 mixtures a sampler's end points are compared with those of a very fine run: :func:`mixture_error`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,17 +25,14 @@ from torch.nn.functional import pad
 from alphabar.checks import check_float
 from alphabar.denoise import Estimate
 from alphabar.errors import ConfigError, NoAnswerError, ShapeError
-from alphabar.samplers.adams import DEIS, LMS, PNDM
-from alphabar.samplers.dpm import DPMSolver
-from alphabar.samplers.euler import Euler, Heun
+from alphabar.samplers.euler import Heun
 from alphabar.samplers.fitted import Fitted
 from alphabar.samplers.loop import sample
 from alphabar.samplers.plan import Plan, Sampler
-from alphabar.samplers.unipc import UniPC
-from alphabar.schedule import NoiseSchedule, Spacing, log_alpha_bar_between, noise_power
+from alphabar.samplers.registry import SOLVERS
+from alphabar.schedule import NoiseSchedule, log_alpha_bar_between, noise_power
 
 __all__ = [
-    "SOLVERS",
     "WIDTHS",
     "Distance",
     "ExactDenoiser",
@@ -44,7 +41,6 @@ __all__ = [
     "gaussian_error",
     "mixture_error",
     "ranking",
-    "variance_reached",
     "variances_reached",
 ]
 
@@ -118,17 +114,6 @@ class ExactDenoiser:
         return Estimate(self.mixture.mean_given(x_t, log_alpha_bar_between(self.schedule, t).to(x_t)))
 
 
-def variance_reached(plan: Plan, schedule: NoiseSchedule, width: float) -> float:
-    """Return the variance at which a plan's samples arrive when the data are N(0, width²): width² is right.
-
-    Args:
-        plan: any plan without learned variances.
-        schedule: the schedule it was made on.
-        width: c > 0, the standard deviation of the data.
-    """
-    return float(variances_reached(plan, schedule, torch.tensor([width], dtype=torch.float64)))
-
-
 def variances_reached(plan: Plan, schedule: NoiseSchedule, widths: Tensor) -> Tensor:
     """Return the variances at which a plan's samples arrive, for many widths at once.
 
@@ -164,6 +149,7 @@ def gaussian_error(sampler: Sampler, schedule: NoiseSchedule, widths: Tensor = W
 
     Exact: nothing is drawn. Noise that a sampler adds counts with its variance.
 
+    >>> from alphabar import Euler
     >>> schedule = NoiseSchedule.linear()
     >>> [round(gaussian_error(Euler(steps), schedule), 3) for steps in (10, 100, 1000)]
     [0.271, 0.038, 0.004]
@@ -209,33 +195,6 @@ def mixture_error(
     )
     away = (reached - true).norm(dim=1)
     return Distance(float(away.median()), float(away.square().mean().sqrt()))
-
-
-SOLVERS: dict[str, Callable[[int, Spacing], Sampler]] = {
-    "Euler = DDIM": Euler,
-    "Heun": lambda evals, spacing: Heun((evals + 1) // 2, spacing),
-    "DPM-Solver++ 2M": lambda evals, spacing: DPMSolver(evals, spacing=spacing),
-    "DPM-Solver++ 3M": lambda evals, spacing: DPMSolver(
-        evals, order=3, lower_order_final=False, spacing=spacing
-    ),
-    "DPM-Solver++ 3M exact": lambda evals, spacing: DPMSolver(evals, order=3, rule="exact", spacing=spacing),
-    "DPM-Solver++ 2S": lambda evals, spacing: DPMSolver(evals, multistep=False, spacing=spacing),
-    "DPM-Solver++ 3S": lambda evals, spacing: DPMSolver(evals, order=3, multistep=False, spacing=spacing),
-    "UniPC 2": lambda evals, spacing: UniPC(evals, spacing=spacing),
-    "UniPC 3": lambda evals, spacing: UniPC(evals, order=3, spacing=spacing),
-    "UniPC 3 to the end": lambda evals, spacing: UniPC(
-        evals, order=3, lower_order_final=False, spacing=spacing
-    ),
-    "DEIS 3": lambda evals, spacing: DEIS(evals, spacing=spacing),
-    "DEIS 4": lambda evals, spacing: DEIS(evals, order=4, spacing=spacing),
-    "DEIS 4 to the end": lambda evals, spacing: DEIS(
-        evals, order=4, lower_order_final=False, spacing=spacing
-    ),
-    "LMS 3": lambda evals, spacing: LMS(evals, order=3, spacing=spacing),
-    "LMS 4": lambda evals, spacing: LMS(evals, spacing=spacing),
-    "PNDM": lambda evals, spacing: PNDM(max(evals - 1, 1), spacing=spacing),
-}
-"""Every deterministic solver by name: what takes at most so many evaluations, with a spacing."""
 
 
 class Score(NamedTuple):
