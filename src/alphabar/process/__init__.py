@@ -1,6 +1,8 @@
 """Noising and what a network is asked: addressed noise, the forward process, parameterisations."""
 
 from alphabar.process.addressed import address, normal, uniform
+from alphabar.process.coefficients import Coefficients, Table, coefficients_at, coefficients_table
+from alphabar.process.conversions import spread, target, to_eps, to_x_0
 from alphabar.process.forward import (
     Gaussian,
     add_noise,
@@ -11,24 +13,14 @@ from alphabar.process.forward import (
     trajectory,
     velocity,
 )
-from alphabar.process.parameterisation import (
-    PARAMETERISATIONS,
-    Parameterisation,
-    coefficients_at,
-    coefficients_table,
-    edm,
-    named,
-    no_answer,
-    spread,
-    target,
-    to_eps,
-    to_x_0,
-)
+from alphabar.process.parameterisation import PARAMETERISATIONS, Parameterisation, edm, named, no_answer
 
 __all__ = [
     "PARAMETERISATIONS",
+    "Coefficients",
     "Gaussian",
     "Parameterisation",
+    "Table",
     "add_noise",
     "add_noise_between",
     "add_noise_step",

@@ -26,7 +26,8 @@ from alphabar.checks import check_alike, check_float, checked_t, require
 from alphabar.errors import TimestepError
 from alphabar.kernels import Address, lincomb
 from alphabar.process import addressed
-from alphabar.process.parameterisation import CPU, check_whole, scale_table, spread, target
+from alphabar.process.coefficients import CPU, scale_table
+from alphabar.process.conversions import check_whole, spread, target
 from alphabar.schedule import NoiseSchedule, noise_power
 
 __all__ = [

@@ -24,7 +24,7 @@ from torch import Tensor
 from alphabar.checks import check_count, check_float
 from alphabar.denoise import Denoise, Estimate
 from alphabar.errors import ConfigError, DtypeError, NoAnswerError, ShapeError
-from alphabar.kernels import Address
+from alphabar.kernels import Address, all_finite
 from alphabar.process import addressed
 from alphabar.samplers.plan import Plan, Sampler
 from alphabar.samplers.progress import track
@@ -221,7 +221,7 @@ def _check_finite(step: int, plan: Plan, parts: Sequence[Tensor], flags: list[Te
     if torch.compiler.is_compiling():
         return
     if _reads_values(parts[0].device):
-        if not all(bool(part.isfinite().all()) for part in parts):
+        if not all(map(all_finite, parts)):
             raise _not_finite(step, plan)
         return
     flags.append(torch.stack([part.isfinite().all() for part in parts]).all())

@@ -15,8 +15,15 @@ from torch import Tensor
 
 from alphabar.errors import ShapeError, look_up
 from alphabar.kernels import lincomb
-from alphabar.process import Parameterisation, coefficients_at, coefficients_table, named, no_answer, spread
-from alphabar.process.parameterisation import Table
+from alphabar.process import (
+    Parameterisation,
+    Table,
+    coefficients_at,
+    coefficients_table,
+    named,
+    no_answer,
+    spread,
+)
 from alphabar.schedule import NoiseSchedule
 from alphabar.training.bound import Range, bits_per_dimension, variance_range
 from alphabar.training.loss import weights
