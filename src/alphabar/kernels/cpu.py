@@ -18,10 +18,9 @@ VERSION = 5
 
 def _load() -> tuple[ModuleType | None, str]:
     try:
-        from alphabar.kernels import _native  # type: ignore[attr-defined]
+        import alphabar.kernels._native as library  # type: ignore[import-not-found]  # noqa: PLR0402
     except ImportError as error:
         return None, f"not built when the package was installed, or not loadable here: {error}"
-    library: ModuleType = _native
     if library.VERSION != VERSION:
         return None, f"built from version {library.VERSION} of its source, not {VERSION}: install it again"
     dtypes = torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64
