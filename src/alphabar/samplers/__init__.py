@@ -1,6 +1,7 @@
 """From noise to data: tables of coefficients, one file a family, and the one loop that runs them."""
 
 from alphabar.samplers.adams import DEIS, LMS, PNDM
+from alphabar.samplers.amplification import AmplificationWarning, amplification, warn_if_amplified
 from alphabar.samplers.ddim import DDIM
 from alphabar.samplers.ddpm import DDPM, VARIANCES
 from alphabar.samplers.dpm import RULES, DPMSolver
@@ -25,6 +26,7 @@ __all__ = [
     "RULES",
     "SOLVERS",
     "VARIANCES",
+    "AmplificationWarning",
     "DPMSolver",
     "Euler",
     "EulerAncestral",
@@ -36,6 +38,7 @@ __all__ = [
     "Sampler",
     "State",
     "UniPC",
+    "amplification",
     "gaussian_error",
     "image_to_image",
     "in_eps",
@@ -49,4 +52,5 @@ __all__ = [
     "sample",
     "sampler_names",
     "track",
+    "warn_if_amplified",
 ]

@@ -79,9 +79,7 @@ class DDPM(Stepwise):
         """Return the table on given levels, each noisier than the next."""
         logs = torch.tensor([level.log_alpha_bar for level in levels], dtype=torch.float64)
         of_x_t, of_x_0, small = posterior_coefficients(logs[1:], logs[:-1])
-        large = noise_power(-logs.diff())
-        table = zip(pairwise(levels), *map(Tensor.tolist, (of_x_t, of_x_0, small, large)), strict=True)
-        return (Row(t.t, s.t, a, (b,), **self._noise(s, low, high)) for (t, s), a, b, low, high in table)
-
-    def _noise(self, s: Level, small: float, large: float) -> dict[str, Any]:
-        return VARIANCES[self.variance](small, large) if s.sigma else {}
+        large, noise = noise_power(-logs.diff()), VARIANCES[self.variance]
+        numbers = zip(*map(Tensor.tolist, (of_x_t, of_x_0, small, large)), strict=True)
+        for (t, s), (a, b, low, high) in zip(pairwise(levels), numbers, strict=True):
+            yield Row(t.t, s.t, a, (b,), **(noise(low, high) if s.log_alpha_bar else {}))
