@@ -18,7 +18,7 @@ VERSION = 5
 
 def _load() -> tuple[ModuleType | None, str]:
     try:
-        import alphabar.kernels._native as library  # type: ignore[import-not-found]  # noqa: PLR0402
+        import alphabar.kernels._native as library  # type: ignore[import-not-found]
     except ImportError as error:
         return None, f"not built when the package was installed, or not loadable here: {error}"
     if library.VERSION != VERSION:
