@@ -5,11 +5,13 @@ from itertools import pairwise
 
 import pytest
 import torch
+from cases import check_error
 from hypothesis import given
 from hypothesis import strategies as st
 
 import alphabar
 from alphabar import Denoiser, NoiseSchedule
+from alphabar.errors import TimestepError
 from alphabar.samplers.euler import Euler
 from alphabar.samplers.quadrature import moments, phi, weights
 from alphabar.schedule.levels import Level, levels_at, log_alpha_bar_between, t_of_log_snr
@@ -110,6 +112,68 @@ def test_a_level_has_the_numbers_of_its_schedule():
     )
     assert 2 * level.half_log_snr == pytest.approx(float(LINEAR.log_snr[700]), rel=1e-12)
     assert (Level(0, -math.inf).half_log_snr, Level(0, -math.inf).sigma_ve) == (-math.inf, math.inf)
+
+
+# --- while traced or transformed, from the first call on ---
+
+MADE = {
+    "linear": NoiseSchedule.linear,
+    "cosine": NoiseSchedule.cosine,
+    "rectified flow": NoiseSchedule.rectified_flow,
+    "zero SNR": lambda: NoiseSchedule.linear().respaced(range(0, 1000, 7)).zero_terminal_snr(),
+}
+LOOKED_UP = {
+    "on the integers": (lambda schedule, t: schedule.log_alpha_bar_at(t), torch.tensor([0, 7, 100])),
+    "whole": (log_alpha_bar_between, torch.tensor([0, 7, 100])),
+    "between": (log_alpha_bar_between, torch.tensor([0.5, 7.0, 100.25])),
+    "inverse": (t_of_log_snr, torch.tensor([1.0, 0.0, -2.0], dtype=torch.float64)),
+}
+
+
+@pytest.mark.parametrize("question", LOOKED_UP)
+@pytest.mark.parametrize("schedule", MADE)
+def test_levels_can_be_traced_and_mapped_before_anything_has_been_looked_up(schedule, question):
+    ask, values = LOOKED_UP[question]
+    expected = ask(MADE[schedule](), values)
+    torch._dynamo.reset()
+    traced = torch.compile(ask, fullgraph=True, backend="eager")
+    assert torch.equal(traced(MADE[schedule](), values), expected)
+    mapped = torch.func.vmap(lambda t: ask(fresh, t))
+    fresh = MADE[schedule]()
+    assert torch.equal(mapped(values), expected)
+
+
+BAD_T = {
+    "below": (-0.5, "t = -0.5"),
+    "beyond": (999.5, "t = 999.5"),
+    "whole beyond": (1000.0, "t = 1000"),
+    "nan": (math.nan, "t = nan"),
+    "infinite": (math.inf, "t = inf"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_T)
+def test_a_t_without_a_level_is_named(case):
+    t, fragment = BAD_T[case]
+    check_error(lambda: log_alpha_bar_between(LINEAR, t), TimestepError, fragment)
+    check_error(lambda: levels_at(LINEAR, [t]), TimestepError, fragment)
+    many = torch.tensor([3.5] * 20 + [t], dtype=torch.float64)
+    check_error(lambda: log_alpha_bar_between(LINEAR, many), TimestepError, "0 … 999")
+    check_error(lambda: levels_at(LINEAR, many.tolist()), TimestepError, "0 … 999")
+
+
+def test_there_is_no_level_on_the_way_to_nothing_without_a_formula():
+    zero = LINEAR.zero_terminal_snr()
+    check_error(lambda: log_alpha_bar_between(zero, 998.5), TimestepError, "t = 998.5", "0 … 998")
+    check_error(lambda: levels_at(zero, [998.5] * 20), TimestepError, "t = 998.5", "0 … 998")
+    assert log_alpha_bar_between(zero, 999.0) == -math.inf
+    assert log_alpha_bar_between(NoiseSchedule.rectified_flow(), 998.5).isfinite()
+
+
+def test_a_schedule_of_nothing_but_noise_has_its_one_level():
+    nothing = NoiseSchedule.from_beta([1.0])
+    for t in (0, 0.0, torch.zeros(20), torch.zeros(20).long()):
+        assert (log_alpha_bar_between(nothing, t) == -math.inf).all()
 
 
 # --- quadrature -----------------------------------------------------------------------------------------

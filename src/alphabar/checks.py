@@ -22,6 +22,8 @@ __all__ = [
     "check_float",
     "checked_alpha_bar",
     "checked_beta",
+    "checked_log_alpha_bar",
+    "checked_numbers",
     "checked_t",
     "require",
 ]
@@ -92,7 +94,7 @@ def unwrapped(values: Tensor) -> Tensor:
     return values
 
 
-def _vector(values: Tensor | Sequence[float], name: str) -> Tensor:
+def checked_numbers(name: str, values: Tensor | Sequence[float]) -> Tensor:
     """Return a copy as a (T,) float64 tensor on the CPU.
 
     Raises:
@@ -116,7 +118,7 @@ def checked_beta(beta: Tensor | Sequence[float]) -> Tensor:
     Raises:
         ScheduleError: a β outside (0, 1), other than a last one of 1.
     """
-    values = _vector(beta, "beta")
+    values = checked_numbers("beta", beta)
     wrong = (values <= 0) | (values >= 1)
     wrong[-1] = not 0 < values[-1] <= 1
     if wrong.any():
@@ -133,7 +135,7 @@ def checked_alpha_bar(alpha_bar: Tensor | Sequence[float]) -> Tensor:
     Raises:
         ScheduleError: ᾱ that does not fall from below 1 to 0 at the least.
     """
-    values = _vector(alpha_bar, "alpha_bar")
+    values = checked_numbers("alpha_bar", alpha_bar)
     previous = torch.cat([values.new_ones(1), values[:-1]])
     wrong = ~((values >= 0) & (values < previous))
     if wrong.any():
@@ -143,6 +145,22 @@ def checked_alpha_bar(alpha_bar: Tensor | Sequence[float]) -> Tensor:
             "reach 0 at the last step if at all"
         )
     return values
+
+
+def checked_log_alpha_bar(log_alpha_bar: Sequence[float | None]) -> Tensor:
+    """Return log ᾱ as (T,) float64; a last None stands for −∞, ᾱ = 0.
+
+    Raises:
+        ScheduleError: log ᾱ that does not fall from below 0.
+    """
+    ends_at_zero = isinstance(log_alpha_bar, Sequence) and bool(log_alpha_bar) and log_alpha_bar[-1] is None
+    given = log_alpha_bar[:-1] if ends_at_zero else log_alpha_bar
+    values = checked_numbers("log_alpha_bar", given)  # type: ignore[arg-type]  # which a None elsewhere fails
+    wrong = (values >= 0) | (values.diff(prepend=values.new_zeros(1)) > 0)
+    if wrong.any():
+        t = int(wrong.nonzero()[0])
+        raise ScheduleError(f"log_alpha_bar[{t}] is {values[t]:g}: log ᾱ must be below 0 and always fall")
+    return torch.cat([values, values.new_full((int(ends_at_zero),), -torch.inf)])
 
 
 def checked_t(t: int | Tensor, lowest: int, steps: int) -> int | Tensor:

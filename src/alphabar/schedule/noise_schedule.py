@@ -3,8 +3,8 @@ r"""The one sequence of numbers that everything follows from.
     α_t = 1 − β_t,    ᾱ_t = α_0 α_1 ⋯ α_t,    t = 0 … T−1
 
 ᾱ_t is the share of the signal's power that is left after t+1 steps of noising (Ho et al. 2020,
-arXiv 2006.11239, equation 4, where t counts from 1). All tables are float64. What is kept is log ᾱ:
-then 1 − ᾱ = −expm1(log ᾱ) is right to rounding even where ᾱ is nearly 1.
+arXiv 2006.11239, equation 4, where t counts from 1). All tables are float64. What is kept is log ᾱ: then
+1 − ᾱ = −expm1(log ᾱ) is right to rounding even where ᾱ is nearly 1, and no ᾱ is too small.
 
 A family is a function that returns a schedule; your own is one more function:
 
@@ -17,55 +17,45 @@ A family is a function that returns a schedule; your own is one more function:
 from __future__ import annotations
 
 import copy
-import warnings
+import math
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from alphabar.checks import check_count, checked_alpha_bar, checked_beta, checked_t
-from alphabar.errors import ScheduleError, TimestepError, look_up
-from alphabar.schedule.families import (
-    BETA_SCHEDULES,
-    CONFIG_DEFAULTS,
-    cosine,
-    exponential,
-    family_config,
-    laplace,
-)
+from alphabar.errors import ScheduleError, TimestepError
+from alphabar.schedule import configs, cubic, families
+from alphabar.schedule.families import noise_power, warn_of_leftover
+from alphabar.schedule.formulas import Tables
 
-__all__ = ["FAMILIES", "NoiseSchedule", "ScheduleWarning", "noise_power"]
-
-LEFTOVER = 0.01  # ᾱ_T above which the end of a schedule still shows the image
-
-
-class ScheduleWarning(UserWarning):
-    """A schedule that is legal and yet hardly what was meant."""
+__all__ = ["FAMILIES", "NoiseSchedule"]
 
 
 class NoiseSchedule:
     """An immutable noise schedule of T steps, in float64.
 
     Build one by a family (:meth:`linear`, :meth:`scaled_linear`, :meth:`cosine`, :meth:`sigmoid`,
-    :meth:`laplace`, :meth:`exponential`), from numbers (:meth:`from_beta`, :meth:`from_alpha_bar`) or from
-    a diffusers ``scheduler_config.json`` (:meth:`from_config`). Schedules are equal when their β are.
+    :meth:`laplace`, :meth:`exponential`, :meth:`rectified_flow`, :meth:`edm`), from numbers
+    (:meth:`from_beta`, :meth:`from_alpha_bar`) or from a diffusers ``scheduler_config.json``
+    (:meth:`from_config`). Schedules are equal when their log ᾱ are, bit by bit, and their formulas, if any.
 
     >>> schedule = NoiseSchedule.linear()
-    >>> schedule
-    NoiseSchedule.linear(steps=1000, beta_start=0.0001, beta_end=0.02)
     >>> float(schedule.alpha_bar[0])
     0.9999
     >>> schedule == NoiseSchedule.from_config(schedule.to_config())
     True
     """
 
-    _beta: Tensor
+    _tables: Tables
     _log_alpha_bar: Tensor
+    _from_clean: Tensor
+    _knots: cubic.Knots
+    _key: bytes
     _name: str
-    _config: dict[str, Any]
+    _config: dict[str, Any] | None
 
     def __init__(
         self, beta: Tensor | Sequence[float], *, name: str = "", config: Mapping[str, Any] | None = None
@@ -80,9 +70,24 @@ class NoiseSchedule:
         Raises:
             ScheduleError: β empty, not finite, or outside (0, 1).
         """
-        checked = checked_beta(beta)
-        log_alpha_bar = torch.log1p(-checked).cumsum(0)
-        vars(self).update(_beta=checked, _log_alpha_bar=log_alpha_bar, _name=name, _config=dict(config or {}))
+        self._keep(families.of_beta(checked_beta(beta)), name, config)
+
+    @classmethod
+    def _of(cls, tables: Tables, name: str, config: Mapping[str, Any] | None = None) -> NoiseSchedule:
+        schedule = cls.__new__(cls)
+        schedule._keep(tables, name, config)
+        return schedule
+
+    def _keep(self, tables: Tables, name: str, config: Mapping[str, Any] | None) -> None:
+        """Make everything that a step looks up, since a traced function cannot make it."""
+        log_alpha_bar, formula = tables.log_alpha_bar, tables.formula
+        vars(self).update(_tables=tables, _log_alpha_bar=log_alpha_bar, _name=name)
+        vars(self).update(
+            _from_clean=torch.cat([log_alpha_bar.new_zeros(1), log_alpha_bar]),
+            _knots=cubic.through(self.log_snr[self.log_snr.isfinite()]),
+            _key=array("d", log_alpha_bar.tolist()).tobytes() + (formula.name if formula else "").encode(),
+            _config=dict(config) if config else None,
+        )
 
     @classmethod
     def linear(
@@ -140,8 +145,7 @@ class NoiseSchedule:
 
         Nichol & Dhariwal 2021, arXiv 2102.09672, equation 17.
         """
-        config = family_config("squaredcos_cap_v2", steps)
-        return cls(cosine(steps), name=f"cosine(steps={steps})", config=config)
+        return cls._of(*configs.cosine(steps))
 
     @classmethod
     def laplace(cls, steps: int = 1000) -> NoiseSchedule:
@@ -150,12 +154,46 @@ class NoiseSchedule:
         Hang et al. 2024, arXiv 2407.03297, table 1, with μ = 0 and b = ½. diffusers' ``laplace``
         returns √ᾱ where ᾱ is meant: :meth:`from_config` reads its files as it wrote them.
         """
-        return cls(laplace(steps), name=f"laplace(steps={steps})")
+        return cls._of(*configs.laplace(steps))
 
     @classmethod
     def exponential(cls, steps: int = 1000) -> NoiseSchedule:
         """ᾱ(u) = exp(−12 u), u = t/T: log ᾱ falls evenly and β is constant."""
-        return cls(exponential(steps), name=f"exponential(steps={steps})")
+        return cls._of(*configs.exponential(steps))
+
+    @classmethod
+    def rectified_flow(cls, steps: int = 1000, shift: float = 1.0) -> NoiseSchedule:
+        """ᾱ_t = (1−u)²/((1−u)² + u²), u = shift · v/(1 + (shift−1) v), v = (t+1)/T; it ends at ᾱ = 0.
+
+        Esser et al. 2024, arXiv 2403.03206, equation 23; diffusers' FlowMatchEulerDiscreteScheduler.
+
+        Args:
+            steps: T.
+            shift: 1 for time that runs evenly; 3 spends more of it on noise, as large images need.
+
+        Raises:
+            ScheduleError, ConfigError: a shift that is not positive; steps < 1.
+        """
+        return cls._of(*configs.rectified_flow(steps, shift))
+
+    @classmethod
+    def edm(
+        cls, steps: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+    ) -> NoiseSchedule:
+        """ᾱ_t = 1/(1 + σ_t²), where σ_t^{1/rho} is evenly spaced from ``sigma_min`` to ``sigma_max``.
+
+        Karras et al. 2022, arXiv 2206.00364, equation 5, from the last level to the first.
+
+        Args:
+            steps: T.
+            sigma_min: σ at t = 0, positive.
+            sigma_max: σ at t = T−1, greater.
+            rho: the larger, the more levels have little noise; ∞ spaces log σ evenly.
+
+        Raises:
+            ScheduleError, ConfigError: σ or rho outside their ranges; steps < 1.
+        """
+        return cls._of(*configs.edm(steps, sigma_min, sigma_max, rho))
 
     @classmethod
     def from_beta(cls, beta: Tensor | Sequence[float]) -> NoiseSchedule:
@@ -173,68 +211,46 @@ class NoiseSchedule:
         Raises:
             ScheduleError: ᾱ empty, not finite, not decreasing or outside (0, 1).
         """
-        values = checked_alpha_bar(alpha_bar)
-        previous = torch.cat([values.new_ones(1), values[:-1]])
-        return cls((previous - values) / previous, name="from_alpha_bar")
+        return cls._of(families.of_alpha_bar(checked_alpha_bar(alpha_bar)), "from_alpha_bar")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> NoiseSchedule:
-        """Read a diffusers ``scheduler_config.json``; missing keys take DDPMScheduler's defaults.
+        """Read a diffusers ``scheduler_config.json``; missing keys take that scheduler's defaults.
 
         Args:
-            config: ``num_train_timesteps``, ``beta_start``, ``beta_end``, ``beta_schedule``,
-                ``trained_betas``, ``rescale_betas_zero_snr``; all others are ignored.
+            config: the keys of the flow-matching or EDM scheduler that ``_class_name`` names; otherwise
+                ``num_train_timesteps``, ``beta_start``, ``beta_end``, ``beta_schedule``, ``trained_betas``,
+                ``rescale_betas_zero_snr``, with DDPMScheduler's defaults, and what :meth:`to_config` adds.
 
         Raises:
             UnknownNameError: a ``beta_schedule`` that is not known.
-            ScheduleError, ConfigError: β outside (0, 1); ``num_train_timesteps`` < 1.
+            ScheduleError, ConfigError: β outside (0, 1); ``num_train_timesteps`` < 1; keys that disagree.
         """
-        known = {**CONFIG_DEFAULTS, **{key: config[key] for key in CONFIG_DEFAULTS if key in config}}
-        if known["trained_betas"] is not None:
-            schedule = cls.from_beta(known["trained_betas"])
-        else:
-            name, steps = known["beta_schedule"], known["num_train_timesteps"]
-            start, end = known["beta_start"], known["beta_end"]
-            beta = look_up(BETA_SCHEDULES, name, "beta_schedule")(steps, start, end)
-            known_as = (
-                f"from_config(beta_schedule={name!r}, steps={steps}, beta_start={start}, beta_end={end})"
-            )
-            schedule = cls(beta, name=known_as, config=family_config(name, steps, start, end))
-        return schedule.zero_terminal_snr() if known["rescale_betas_zero_snr"] else schedule
+        schedule = cls._of(*configs.read(config))
+        return schedule.zero_terminal_snr() if configs.is_rescaled(schedule.to_config()) else schedule
 
     def to_config(self) -> dict[str, Any]:
         """Return the diffusers configuration keys of this schedule; :meth:`from_config` reads them back."""
-        if self._config:
-            return copy.deepcopy(self._config)
-        return {**CONFIG_DEFAULTS, "num_train_timesteps": len(self), "trained_betas": self._beta.tolist()}
+        return copy.deepcopy(self._config or configs.of_numbers(self._tables))
 
     @classmethod
     def _of_range(cls, family: str, steps: int, start: float, end: float, rescale: bool) -> NoiseSchedule:
         if rescale:
             check_count(steps=steps)
             start, end = start * 1000 / steps, end * 1000 / steps
-        beta = BETA_SCHEDULES[family](steps, start, end)
-        name = f"{family}(steps={steps}, beta_start={start:.6g}, beta_end={end:.6g})"
-        schedule = cls(beta, name=name, config=family_config(family, steps, start, end))
-        left = float(schedule.alpha_bar[-1])
-        if left > LEFTOVER:
-            warnings.warn(
-                f"{schedule!r} ends at ᾱ = {left:.2g}: the image is still there. Use rescale_to_steps=True "
-                "(β × 1000/T), cosine(), or zero_terminal_snr().",
-                ScheduleWarning,
-                stacklevel=3,
-            )
+        schedule = cls._of(*configs.of_range(family, steps, start, end))
+        warn_of_leftover(repr(schedule), float(schedule.alpha_bar[-1]), stacklevel=4)
         return schedule
 
     @property
     def beta(self) -> Tensor:
         """β_t, (T,) float64: the share of power that step t replaces by noise."""
-        return self._beta.clone()
+        return self._tables.beta.clone()
 
     @property
     def alpha(self) -> Tensor:
         """α_t = 1 − β_t, (T,) float64."""
-        return 1 - self._beta
+        return families.alpha_of(self._tables)
 
     @property
     def alpha_bar(self) -> Tensor:
@@ -273,18 +289,10 @@ class NoiseSchedule:
         Raises:
             TimestepError: a t that is no integer or lies outside lowest … T−1.
         """
-        index = torch.as_tensor(checked_t(t, lowest, len(self)))
-        from_clean = self._log_alpha_bar_from_clean.to(index.device)
-        return from_clean.index_select(0, (index + 1).reshape(-1)).reshape(index.shape)
-
-    @cached_property
-    def _key(self) -> bytes:
-        """β, bit by bit: every step looks up tables by schedule, and tensors are slow to compare."""
-        return array("d", self._beta.tolist()).tobytes()
-
-    @property
-    def _log_alpha_bar_from_clean(self) -> Tensor:
-        return torch.cat([self._log_alpha_bar.new_zeros(1), self._log_alpha_bar])
+        index = checked_t(t, lowest, len(self)) + 1
+        if isinstance(index, int):
+            return self._from_clean[index].clone()
+        return self._from_clean.to(index.device).index_select(0, index.reshape(-1)).reshape(index.shape)
 
     def zero_terminal_snr(self) -> NoiseSchedule:
         """Shift and scale √ᾱ so that it ends at 0 and begins as before.
@@ -294,15 +302,13 @@ class NoiseSchedule:
         Raises:
             ScheduleError: a schedule of a single step, which cannot both keep its start and end at 0.
         """
+        if self._log_alpha_bar[-1] == -math.inf:
+            return self
         if len(self) == 1:
             raise ScheduleError("zero terminal SNR needs at least 2 steps: this schedule has 1")
-        first, last = self.signal_scale[0], self.signal_scale[-1]
-        if last == 0:
-            return self
-        moved = (self.signal_scale - last) * (first / (first - last))
-        beta = NoiseSchedule.from_alpha_bar(moved.square())._beta
         config = {**self.to_config(), "rescale_betas_zero_snr": True}
-        return NoiseSchedule(beta, name=f"{self._name}.zero_terminal_snr()", config=config)
+        name = f"{self._name}.zero_terminal_snr()"
+        return NoiseSchedule._of(families.zero_terminal(self._tables), name, config)
 
     def respaced(self, timesteps: Iterable[int]) -> NoiseSchedule:
         """Keep only some t: β' = 1 − ᾱ_t/ᾱ_s between neighbours (Nichol & Dhariwal 2021, equation 19).
@@ -316,12 +322,12 @@ class NoiseSchedule:
         kept = sorted(timesteps)
         if not kept or len(set(kept)) < len(kept) or any(isinstance(t, str) for t in kept):
             raise TimestepError(f"timesteps {kept}: give at least one whole t, and each t once")
-        log_alpha_bar = self.log_alpha_bar_at(torch.as_tensor(kept))
-        beta = noise_power(log_alpha_bar.diff(prepend=log_alpha_bar.new_zeros(1)))
-        return NoiseSchedule(beta, name=f"{self._name}.respaced(<{len(kept)} of {len(self)} t>)")
+        t = torch.as_tensor(checked_t(torch.as_tensor(kept), 0, len(self)))
+        name = f"{self._name}.respaced(<{len(kept)} of {len(self)} t>)"
+        return NoiseSchedule._of(families.respaced(self._tables, t), name)
 
     def __len__(self) -> int:
-        return self._beta.numel()
+        return self._log_alpha_bar.numel()
 
     def __eq__(self, other: object) -> bool:
         return self._key == other._key if isinstance(other, NoiseSchedule) else NotImplemented
@@ -335,23 +341,11 @@ class NoiseSchedule:
     def __repr__(self) -> str:
         if self._name.endswith(")"):
             return f"NoiseSchedule.{self._name}"
-        numbers = (
-            f"{len(self)} steps, β {self._beta[0]:.3g} … {self._beta[-1]:.3g}, ᾱ_T {self.alpha_bar[-1]:.3g}"
-        )
+        first, last = self.beta[[0, -1]].tolist()
+        numbers = f"{len(self)} steps, β {first:.3g} … {last:.3g}, ᾱ_T {self.alpha_bar[-1]:.3g}"
         return f"NoiseSchedule.{self._name or 'from_beta'}(<{numbers}>)"
 
 
-FAMILIES: dict[str, Callable[[int], NoiseSchedule]] = {
-    "linear": NoiseSchedule.linear,
-    "scaled_linear": NoiseSchedule.scaled_linear,
-    "cosine": NoiseSchedule.cosine,
-    "sigmoid": NoiseSchedule.sigmoid,
-    "laplace": NoiseSchedule.laplace,
-    "exponential": NoiseSchedule.exponential,
-}
+NAMES = ("linear", "scaled_linear", "cosine", "sigmoid", "laplace", "exponential", "rectified_flow", "edm")
+FAMILIES: dict[str, Callable[[int], NoiseSchedule]] = {name: getattr(NoiseSchedule, name) for name in NAMES}
 """The families by name: functions of the number of steps."""
-
-
-def noise_power(log_alpha_bar: Tensor) -> Tensor:
-    """1 − ᾱ from log ᾱ ≤ 0, right to rounding: −expm1, and +0 for clean data."""
-    return log_alpha_bar.expm1().abs()
