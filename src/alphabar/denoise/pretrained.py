@@ -36,7 +36,7 @@ from alphabar.denoise._places import (
 from alphabar.denoise.files import finish, is_untouched, listed, read_json, replaced_files
 from alphabar.errors import CheckpointError, look_up
 from alphabar.process import PARAMETERISATIONS, Parameterisation, edm, named
-from alphabar.schedule import NoiseSchedule
+from alphabar.schedule import OWN_KEYS, NoiseSchedule
 
 __all__ = ["DESCRIPTION", "Pretrained", "check_labels", "check_place", "is_pipeline", "read", "write"]
 
@@ -293,6 +293,7 @@ def _scheduler(contents: Pretrained) -> Any:
         return getattr(diffusers, own)(**config, **sigma_data)
     if own != "DDPMScheduler":  # its path by β, as the scheduler of its own means another kind of network
         config = {"num_train_timesteps": len(schedule), "trained_betas": schedule.beta.tolist()}
+    config = {key: value for key, value in config.items() if key not in OWN_KEYS}
     if contents.learns_variance:
         config["variance_type"] = "learned_range"
     return diffusers.DDPMScheduler(**config, prediction_type=kind.name, timestep_spacing="trailing")
@@ -300,7 +301,7 @@ def _scheduler(contents: Pretrained) -> Any:
 
 def _description(contents: Pretrained, scheduler: str) -> dict[str, Any]:
     config = contents.schedule.to_config()
-    apart = scheduler != config.get("_class_name", "DDPMScheduler")
+    apart = scheduler != config.get("_class_name", "DDPMScheduler") or config.keys() & set(OWN_KEYS)
     return {
         "alphabar": _version(),
         "schedule": repr(contents.schedule),

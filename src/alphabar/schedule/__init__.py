@@ -1,5 +1,6 @@
 """What ᾱ_t is: families of schedules, levels between the integers, and which t a sampler visits."""
 
+from alphabar.schedule.configs import CONFIG_READERS, OWN_KEYS
 from alphabar.schedule.families import ScheduleWarning, noise_power
 from alphabar.schedule.levels import CLEAN, Level, levels_at, log_alpha_bar_between, t_of_log_snr
 from alphabar.schedule.noise_schedule import FAMILIES, NoiseSchedule
@@ -7,7 +8,9 @@ from alphabar.schedule.spacing import SPACINGS, Spacing, checked_spacing, entere
 
 __all__ = [
     "CLEAN",
+    "CONFIG_READERS",
     "FAMILIES",
+    "OWN_KEYS",
     "SPACINGS",
     "Level",
     "NoiseSchedule",

@@ -24,6 +24,7 @@ from alphabar.schedule.formulas import Tables
 
 __all__ = [
     "CONFIG_READERS",
+    "OWN_KEYS",
     "Described",
     "cosine",
     "edm",
@@ -34,6 +35,7 @@ __all__ = [
     "of_range",
     "read",
     "rectified_flow",
+    "rescaled",
 ]
 
 Config = dict[str, Any]
@@ -55,6 +57,7 @@ EDM_DEFAULTS: Config = {
     "rho": 7.0,
     "sigma_schedule": "karras",
 }
+OWN_KEYS = ("alphabar_family", "log_alpha_bar")
 SAME = 1e-6  # by how much β and log ᾱ of one configuration may differ
 
 
@@ -133,10 +136,7 @@ def read(config: Mapping[str, Any]) -> Described:
         UnknownNameError: a ``beta_schedule`` or ``sigma_schedule`` that is not known.
         ScheduleError, ConfigError: numbers that no schedule can have, keys that disagree.
     """
-    described = CONFIG_READERS.get(str(config.get("_class_name")), _read_beta)(config)
-    return described._replace(
-        config={**described.config, **({RESCALED: True} if is_rescaled(config) else {})}
-    )
+    return CONFIG_READERS.get(str(config.get("_class_name")), _read_beta)(config)
 
 
 def is_rescaled(config: Mapping[str, Any]) -> bool:
@@ -144,14 +144,21 @@ def is_rescaled(config: Mapping[str, Any]) -> bool:
     return bool(config.get(RESCALED))
 
 
+def rescaled(config: Config) -> Config | None:
+    """Return the configuration with zero terminal SNR; None where its scheduler has no such key."""
+    return None if config.get("_class_name") in CONFIG_READERS else {**config, RESCALED: True}
+
+
 def _read_beta(config: Mapping[str, Any]) -> Described:
     known = _known(config, BETA_DEFAULTS)
     if known["trained_betas"] is not None:
-        return _read_numbers(config)
-    family, steps = known["beta_schedule"], known["num_train_timesteps"]
-    start, end = known["beta_start"], known["beta_end"]
-    name = f"from_config(beta_schedule={family!r}, steps={steps}, beta_start={start}, beta_end={end})"
-    return of_range(family, steps, start, end, name)
+        described = _read_numbers(config)
+    else:
+        family, steps = known["beta_schedule"], known["num_train_timesteps"]
+        start, end = known["beta_start"], known["beta_end"]
+        name = f"from_config(beta_schedule={family!r}, steps={steps}, beta_start={start}, beta_end={end})"
+        described = of_range(family, steps, start, end, name)
+    return described._replace(config={**described.config, RESCALED: known[RESCALED]})
 
 
 def _read_numbers(config: Mapping[str, Any]) -> Described:

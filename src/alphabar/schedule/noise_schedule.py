@@ -306,8 +306,7 @@ class NoiseSchedule:
             return self
         if len(self) == 1:
             raise ScheduleError("zero terminal SNR needs at least 2 steps: this schedule has 1")
-        config = {**self.to_config(), "rescale_betas_zero_snr": True}
-        name = f"{self._name}.zero_terminal_snr()"
+        name, config = f"{self._name}.zero_terminal_snr()", configs.rescaled(self.to_config())
         return NoiseSchedule._of(families.zero_terminal(self._tables), name, config)
 
     def respaced(self, timesteps: Iterable[int]) -> NoiseSchedule:
