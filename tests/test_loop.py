@@ -1,7 +1,8 @@
 """The one loop that runs every sampler."""
 
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import pytest
@@ -27,6 +28,7 @@ from alphabar import (
     sample,
 )
 from alphabar.process import addressed
+from alphabar.samplers import AmplificationWarning
 
 COSINE = NoiseSchedule.cosine()
 ZERO_SNR = NoiseSchedule.linear().zero_terminal_snr()
@@ -240,6 +242,16 @@ def test_all_t_can_be_visited():
     asked = denoiser(schedule=NoiseSchedule.cosine(20))
     sample(asked, (1, 3, 8, 8), DDPM(), seed=1)
     assert asked.network.asked == [[t] for t in range(19, -1, -1)]
+
+
+def test_a_chain_that_begins_by_amplifying_errors_warns_and_names_remedies():
+    network = Denoiser(lambda x_t, t: x_t, COSINE, "epsilon")
+    with pytest.warns(AmplificationWarning, match=r"t = 999 are 20,\d+ times.*Clipped.*v_prediction"):
+        sample(network, (1, 2), DDIM(3), seed=0)
+    for quiet in (Clipped(network), replace(network, prediction="v_prediction")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            sample(quiet, (1, 2), DDIM(3), seed=0)
 
 
 # --- aliasing: the loop writes into no tensor that the denoiser has seen ---

@@ -26,6 +26,7 @@ from alphabar.denoise import Denoise, Estimate
 from alphabar.errors import ConfigError, DtypeError, NoAnswerError, ShapeError
 from alphabar.kernels import Address, all_finite
 from alphabar.process import addressed
+from alphabar.samplers.amplification import warn_if_amplified
 from alphabar.samplers.plan import Plan, Sampler
 from alphabar.samplers.progress import track
 
@@ -92,6 +93,9 @@ def iter_sample(
         ShapeError: an x_t or an answer of another shape.
         NoAnswerError: the network returned NaN or infinity; the message says at which step and t.
         TimestepError, UnknownNameError: steps, spacing or t_start that do not fit the schedule.
+
+    Warns:
+        AmplificationWarning: the first x̂_0 multiplies errors of the output by more than 1000.
     """
     return _chain(denoiser, _planned(denoiser, sampler, options.get("t_start")), _start(shape, **options))
 
@@ -134,7 +138,9 @@ def sample(
 def _planned(denoiser: Denoise, sampler: Sampler, t_start: float | None) -> Plan:
     if not hasattr(sampler, "plan"):
         raise DtypeError(f"sampler is {sampler!r}: pass a sampler, such as DDIM(steps=50)")
-    return sampler.plan(denoiser.schedule, t_start)
+    plan = sampler.plan(denoiser.schedule, t_start)
+    warn_if_amplified(denoiser, plan)
+    return plan
 
 
 class _Start(NamedTuple):
