@@ -23,7 +23,8 @@ def denoiser(schedule, prediction="epsilon"):
 @pytest.mark.parametrize("t", [0, 500, 999])
 def test_epsilon_is_amplified_by_the_noise_to_signal_ratio(name, t):
     schedule = FAMILIES[name](1000)
-    expected = math.sqrt((1 - float(schedule.alpha_bar[t])) / float(schedule.alpha_bar[t]))
+    alpha_bar = float(schedule.alpha_bar[t])
+    expected = math.sqrt((1 - alpha_bar) / alpha_bar) if alpha_bar else math.inf
     found = amplification(schedule, PARAMETERISATIONS["epsilon"], t)
     assert found == pytest.approx(expected, rel=1e-9)
 

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alphabar import NoiseSchedule
+from alphabar.diffusers.solvers import noisy_in_eps
 from alphabar.samplers import RULES, DPMSolver, Row, in_eps, mirrored
 from alphabar.samplers.adams import DEIS
 from alphabar.samplers.steps import multistep, x_0_of
-from alphabar.schedule import levels_at
+from alphabar.schedule import Level, levels_at
 
 SCHEDULES = {name: getattr(NoiseSchedule, name)() for name in ("linear", "scaled_linear", "cosine")}
 LINEAR = SCHEDULES["linear"]
@@ -188,3 +189,25 @@ def test_deis_is_the_multistep_dpm_solver_on_mirrored_levels(order, rule, schedu
         found, expected = (row.x, *row.history), (same.x, *same.history)
         assert found == pytest.approx(expected, rel=1e-9, abs=1e-9 * max(map(abs, found)))
         assert row.keeps == same.keeps
+
+
+# --- the stochastic equation in ε̂, which diffusers calls sde-dpmsolver ---
+
+
+@given(schedule=st.sampled_from(list(SCHEDULES)), timesteps=few_t)
+def test_the_stochastic_step_in_eps_is_the_authors(schedule, timesteps):
+    levels, (x, eps, z) = levels_at(SCHEDULES[schedule], timesteps), (normals(3, seed=i) for i in (1, 2, 3))
+    rows = DEIS(order=1).rows(levels)
+    for row, t, s in zip(map(noisy_in_eps, rows, levels, levels[1:]), levels[:-1], levels[1:], strict=True):
+        h = s.half_log_snr - t.half_log_snr
+        x_0 = (x - t.sigma * eps) / t.signal
+        expected = s.signal / t.signal * x - 2 * s.sigma * math.expm1(h) * eps
+        close(row.advance(x, [x_0], z), expected + s.sigma * math.sqrt(math.expm1(2 * h)) * z)
+
+
+def test_its_noise_would_stay_on_clean_data_so_no_sampler_offers_it():
+    (t,) = levels_at(LINEAR, [100])
+    nearly_clean = Level(-1, -1e-14)
+    (row,) = DEIS(order=1).rows((t, nearly_clean))
+    assert noisy_in_eps(row, t, nearly_clean).z == pytest.approx(t.sigma_ve, rel=1e-6)
+    assert "sde" not in vars(DEIS())

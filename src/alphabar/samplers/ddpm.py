@@ -31,7 +31,7 @@ from alphabar.schedule import Level, Spacing, noise_power
 __all__ = ["DDPM", "VARIANCES"]
 
 Variance = Callable[[float, float], dict[str, Any]]
-SMALLEST = 1e-20  # the variance that stands for none where its logarithm is wanted
+SMALLEST = 1e-20  # in place of a variance of 0, whose logarithm is −∞
 
 
 def _log(variance: float) -> float:

@@ -1,4 +1,4 @@
-"""Editing: samples that start from a picture, keep a part of one, or lie between two.
+"""Editing: samples that start from a picture, keep a region of one, or lie between two.
 
     image to image    x_t = √ᾱ_t · x_0 + √(1−ᾱ_t) · z at a middle t, then down to clean data
     inpainting        x_s ← m · (√ᾱ_s · x_0 + √(1−ᾱ_s) · z) + (1 − m) · x_s, after every step
@@ -44,7 +44,7 @@ def image_to_image(
 ) -> Tensor:
     """Noise a picture up to ``t_start`` and sample from there: SDEdit, Meng et al. 2022, arXiv 2108.01073.
 
-    The larger ``t_start``, the more of the picture is made anew; what is coarse stays the longest.
+    The larger ``t_start``, the more of the picture changes; coarse structure is kept the longest.
 
     Args:
         denoiser: what estimates x_0.
@@ -90,19 +90,19 @@ def inpaint(
     first: int = 0,
     progress: bool | None = None,
 ) -> Tensor:
-    """Sample what a mask leaves open, around what is known: RePaint, Lugmayr et al. 2022, arXiv 2201.09865.
+    """Sample the pixels that a mask does not keep: RePaint, Lugmayr et al. 2022, arXiv 2201.09865.
 
-    Algorithm 1 and equation 8 there. After every step the known part is put in its place, with as much noise
-    as the state has. Going back up and down again harmonises the known and the generated region.
+    Algorithm 1 and equation 8 there. After every step the known region is set to the picture, with as much
+    noise as the state has. Going back up and down again harmonises the known and the generated region.
 
     Args:
         denoiser: what estimates x_0.
         x_0: (B, C, …) pictures; what they hold where the mask is 0 does not matter, but must be finite.
-        mask: 1 or True where a pixel is known and stays, 0 or False where it is made; between the two it is
+        mask: 1 or True where a pixel is kept, 0 or False where it is generated; between the two they are
             blended. Of any shape that broadcasts to that of ``x_0``: (B, 1, H, W), (H, W), ….
         sampler: one whose rows need a single estimate, as DDPM and DDIM.
-        resamples: how often each stretch of ``jump`` steps is gone through; r in algorithm 1.
-        jump: steps in a stretch; j in section 4.2 of the paper.
+        resamples: how often each group of ``jump`` steps is taken; r in algorithm 1.
+        jump: steps in a group; j in section 4.2 of the paper.
         seed: of the addressed noise.
         first: the number of the first sample in the batch, for addressing.
         progress: show a bar; by default on a terminal.
@@ -142,10 +142,10 @@ def inpaint(
 
 
 def resampled(plan: Plan, schedule: NoiseSchedule, resamples: int, jump: int) -> Plan:
-    """Return a plan that goes through each stretch of ``jump`` rows ``resamples`` times.
+    """Return a plan that takes each group of ``jump`` rows ``resamples`` times.
 
     The way back up is part of the row before it: x_u = √(ᾱ_u/ᾱ_s) · x_s + √(1 − ᾱ_u/ᾱ_s) · z added to a row
-    is a row again. Stretches count from the clean end; the last step is never repeated.
+    is a row again. Groups count from the clean end; the last step is never repeated.
 
     >>> plan = DDIM(3).plan(NoiseSchedule.linear())
     >>> [(row.t, row.s) for row in resampled(plan, NoiseSchedule.linear(), 2, 1).rows]
@@ -178,13 +178,13 @@ def resampled(plan: Plan, schedule: NoiseSchedule, resamples: int, jump: int) ->
 
 
 def _rows(plan: Plan, levels: dict[float, Level], resamples: int, jump: int) -> Iterator[Row]:
-    left = dict.fromkeys(range(len(plan) - 1, jump - 1, -jump), resamples - 1)
+    repeats = dict.fromkeys(range(len(plan) - 1, jump - 1, -jump), resamples - 1)
     done = 0
     while done < len(plan):
         row = plan.rows[done]
         done += 1
-        if left.get(done):
-            left[done] -= 1
+        if repeats.get(done):
+            repeats[done] -= 1
             done -= jump
             row = _noised(row, levels[row.s], levels[plan.rows[done].t])
         yield row
@@ -192,10 +192,10 @@ def _rows(plan: Plan, levels: dict[float, Level], resamples: int, jump: int) -> 
 
 def _noised(row: Row, s: Level, up: Level) -> Row:
     """Return the row and a step of q(x_u | x_s) after it as one row."""
-    share = up.signal / s.signal
+    scale = up.signal / s.signal
     fresh = -math.expm1(up.log_alpha_bar - s.log_alpha_bar)
-    noise = math.sqrt((share * row.z) ** 2 + fresh)
-    return Row(row.t, up.t, share * row.x, tuple(share * of_x_0 for of_x_0 in row.history), noise)
+    z = math.sqrt((scale * row.z) ** 2 + fresh)
+    return Row(row.t, up.t, scale * row.x, tuple(scale * of_x_0 for of_x_0 in row.history), z)
 
 
 def _levels(plan: Plan, schedule: NoiseSchedule) -> dict[float, Level]:
@@ -220,7 +220,7 @@ def _checked_mask(mask: Tensor, x_0: Tensor) -> Tensor:
 
 
 def invert(denoiser: Denoise, x_0: Tensor, steps: int, *, progress: bool | None = None) -> Tensor:
-    """Return the noise that DDIM of so many steps turns into a picture, (B, C, …) at t = T−1.
+    """Return the noise from which DDIM with so many steps makes a picture, (B, C, …) at t = T−1.
 
     ``sample(denoiser, shape, DDIM(steps), x_t=noise)`` gives the picture back up to an error that falls as
     1/steps (Song et al. 2021, arXiv 2010.02502, section 4.3 and table 2).
@@ -254,7 +254,7 @@ def interpolate(
     *,
     progress: bool | None = None,
 ) -> Tensor:
-    """Return pictures between two: invert both, go along the sphere between their noises, and sample.
+    """Return pictures between two: invert both, interpolate between their noises on the sphere, and sample.
 
     Song et al. 2021, arXiv 2010.02502, appendix D.5.
 
@@ -302,8 +302,8 @@ def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
     flat_a, flat_b = a.double().flatten(1), b.double().flatten(1)
     cosine = (flat_a * flat_b).sum(1) / (flat_a.norm(dim=1) * flat_b.norm(dim=1))
     angle = cosine.clamp(-1, 1).acos().reshape(-1, *[1] * (a.ndim - 1))
-    bent = angle.sin() > PARALLEL  # false for NaN, the angle to a zero vector
+    is_arc = angle.sin() > PARALLEL  # false for NaN, the angle to a zero vector
     of_a, of_b = (
-        torch.where(bent, (share * angle).sin() / angle.sin(), share) for share in (1 - weight, weight)
+        torch.where(is_arc, (part * angle).sin() / angle.sin(), part) for part in (1 - weight, weight)
     )
     return lincomb((of_a, of_b), (a, b))

@@ -3,8 +3,8 @@ r"""Problems whose answer is known: Gaussian-mixture data, whose denoiser has a 
     x_0 ~ Σ_k w_k N(μ_k, c_k² I)
     E[x_0 | x_t] = Σ_k r_k(x_t) [ μ_k + √ᾱ c_k² / (ᾱ c_k² + 1 − ᾱ) · (x_t − √ᾱ μ_k) ]
 
-r_k is the share of component k in the density at x_t. A sampler given this denoiser can be judged
-without a network and without luck: what differs from the truth is the sampler's own error.
+r_k is the share of component k in the density at x_t. A sampler given this denoiser is judged without a
+network: what differs from the truth is the sampler's own error.
 
 For a single Gaussian around 0 the denoiser is linear, so a plan's rows multiply up to one number and the
 error is known with no sampling at all: :func:`gaussian_error`, and :func:`ranking` of the solvers by it. For
@@ -78,13 +78,13 @@ class GaussianMixture:
             raise ShapeError("widths must be at least 0 and weights positive")
 
     @property
-    def _shares(self) -> Tensor:
+    def _normalised_weights(self) -> Tensor:
         weights = torch.ones_like(self.widths) if self.weights is None else self.weights
         return weights / weights.sum()
 
     def draw(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Return (count, D) independent samples."""
-        k = torch.multinomial(self._shares, count, replacement=True, generator=generator)
+        k = torch.multinomial(self._normalised_weights, count, replacement=True, generator=generator)
         noise = torch.randn(count, self.means.shape[1], generator=generator, dtype=self.means.dtype)
         return self.means[k] + self.widths[k, None] * noise
 
@@ -92,10 +92,14 @@ class GaussianMixture:
         """Return E[x_0 | x_t], (B, D), at log ᾱ, (B,) or a number."""
         alpha_bar, of_noise = (part[..., None] for part in (log_alpha_bar.exp(), noise_power(log_alpha_bar)))
         power = alpha_bar * self.widths**2 + of_noise  # (B, K), the variance of x_t within a component
-        away = x_t[:, None, :] - alpha_bar.sqrt()[..., None] * self.means  # (B, K, D)
-        log_share = self._shares.log() - away.square().sum(-1) / (2 * power) - x_t.shape[1] / 2 * power.log()
-        pull = alpha_bar.sqrt() * self.widths**2 / power
-        return torch.einsum("bk,bkd->bd", log_share.softmax(-1), self.means + pull[..., None] * away)
+        offset = x_t[:, None, :] - alpha_bar.sqrt()[..., None] * self.means  # (B, K, D)
+        log_share = (
+            self._normalised_weights.log()
+            - offset.square().sum(-1) / (2 * power)
+            - x_t.shape[1] / 2 * power.log()
+        )
+        gain = alpha_bar.sqrt() * self.widths**2 / power
+        return torch.einsum("bk,bkd->bd", log_share.softmax(-1), self.means + gain[..., None] * offset)
 
     def denoiser(self, schedule: NoiseSchedule) -> ExactDenoiser:
         """Return the exact denoiser of this data on a schedule; it takes x_t of shape (B, D)."""
@@ -193,8 +197,8 @@ def mixture_error(
         sample(denoiser, start.shape, each, x_t=start, dtype=torch.float64, progress=False)
         for each in (sampler, Heun(reference, spacing="log_snr"))
     )
-    away = (reached - true).norm(dim=1)
-    return Distance(float(away.median()), float(away.square().mean().sqrt()))
+    distance = (reached - true).norm(dim=1)
+    return Distance(float(distance.median()), float(distance.square().mean().sqrt()))
 
 
 class Score(NamedTuple):

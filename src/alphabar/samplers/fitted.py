@@ -2,10 +2,9 @@
 
     x_s = σ_s/σ_t · x_t + b_0 · x̂_0 + √ᾱ_s Σ_k w_k · x̂_0⁽ᵏ⁾,     b_0 + √ᾱ_s Σ_k w_k = √ᾱ_s − σ_s/σ_t √ᾱ_t
 
-The rows are those of DPM-Solver++ in multistep form, of order 3, here and there of 4 (``steps.py``); where it
-stops and how it shares b among its estimates is fitted, for each number of evaluations, on Gaussian data and
-mixtures. What ties the b together is kept, so that a row is exact while x̂_0 does not change.
-``research/fit.py`` writes the numbers, ``docs/fitted.md`` says where they win and where they lose.
+The rows are those of DPM-Solver++ in multistep form, of order 3 or 4 (``steps.py``). Fitted are the t and the
+weights w, for each number of evaluations, on Gaussian data and mixtures. The second equation is kept, so that
+a row is exact while x̂_0 does not change. The numbers come from ``research/fit.py``; see ``docs/fitted.md``.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from alphabar.schedule import CLEAN, FAMILIES, NoiseSchedule, entered_at, levels
 __all__ = ["Fitted"]
 
 CLOSE = 1e-4  # in log ᾱ: a schedule that was rounded to float32 on its way is still the same schedule
-HAND_MADE = "DEIS(steps, order=4, lower_order_final=False, spacing='log_snr')"
+INSTEAD = "DEIS(steps, order=4, lower_order_final=False, spacing='log_snr')"
 
 
 @dataclass(frozen=True)
@@ -57,25 +56,25 @@ class Fitted:
     def plan(self, schedule: NoiseSchedule, t_start: float | None = None) -> Plan:
         """Return one row an evaluation.
 
-        Entered on the way, at ``t_start``, the fitted shares have lost the estimates they were meant for:
-        then only where it stops is kept, with the coefficients of DPM-Solver++ of order 3.
+        From a ``t_start`` on the way, where the estimates that the fitted weights multiply are missing, it
+        takes the fitted t with the coefficients of DPM-Solver++ of order 3.
 
         Raises:
             NoAnswerError: a schedule it was not fitted to.
             TimestepError: a ``t_start`` that does not fit the schedule.
         """
         table = _look_up(_tables()[_name(schedule)], self.steps)
-        t, shares = table["t"], table["w"]
+        t, weights = table["t"], table["w"]
         if t_start is not None and t_start != t[0]:
             return DPMSolver(order=3, rule="exact", spacing=entered_at(tuple(t), t_start)).plan(schedule)
-        return Plan(tuple(_rows(schedule, t, shares)))
+        return Plan(tuple(_rows(schedule, t, weights)))
 
 
-def _rows(schedule: NoiseSchedule, t: Sequence[float], shares: Sequence[Sequence[float]]) -> list[Row]:
+def _rows(schedule: NoiseSchedule, t: Sequence[float], weights: Sequence[Sequence[float]]) -> list[Row]:
     rows = []
-    for (start, end), share in zip(pairwise((*levels_at(schedule, t), CLEAN)), shares, strict=True):
+    for (start, end), of_step in zip(pairwise((*levels_at(schedule, t), CLEAN)), weights, strict=True):
         of_x_t = end.sigma / start.sigma
-        earlier = [end.signal * w for w in share]
+        earlier = [end.signal * w for w in of_step]
         newest = end.signal - of_x_t * start.signal - sum(earlier)
         rows.append(Row.of(start, end, [of_x_t, newest, *earlier]))
     return rows
@@ -93,7 +92,7 @@ def _look_up(tables: Mapping[str, Any], steps: int) -> Any:
     if str(steps) not in tables:
         known = sorted(map(int, tables))
         raise ConfigError(
-            f"steps is {steps}: tables are fitted for {known[0]} … {known[-1]}; beyond, take {HAND_MADE}"
+            f"steps is {steps}: tables are fitted for {known[0]} … {known[-1]}; beyond, take {INSTEAD}"
         )
     return tables[str(steps)]
 
@@ -105,7 +104,7 @@ def _name(schedule: NoiseSchedule) -> str:
             return name
     known = ", ".join(f"NoiseSchedule.{name}()" for name in _tables())
     raise NoAnswerError(
-        f"no table is fitted to {schedule}: there are some for {known}; otherwise take {HAND_MADE}"
+        f"no table is fitted to {schedule}: there are some for {known}; otherwise take {INSTEAD}"
     )
 
 

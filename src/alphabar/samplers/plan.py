@@ -2,9 +2,9 @@ r"""A plan: the whole of a sampler, as a table of coefficients. One row is one e
 
     x_s = a · x_t + b_0 · x̂_0 + b_1 · x̂_0' + … + c · z
 
-x̂_0 is what the denoiser says now, x̂_0' what it said a row before, z fresh noise; a, b, c are plain
-numbers that depend on ᾱ alone. A plan never sees data, so it can be read, printed, compared, and tested
-against exact answers.
+x̂_0 is the denoiser's estimate at x_t, x̂_0' that of the row before, z fresh noise; a, b, c are numbers that
+depend on ᾱ alone. A plan never sees data, so it can be read, printed, compared, and tested against exact
+answers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PLANS = 32  # kept by each kind of sampler: a plan of 1000 rows takes half a meg
 
 @dataclass(frozen=True)
 class Row:
-    """One evaluation of the network and the step it pays for."""
+    """One evaluation of the network and the step that follows it."""
 
     t: float
     """Where the network is evaluated, 0 … T−1."""
@@ -111,8 +111,8 @@ class Row:
                 "twice the channels of x_t, or choose variance='fixed_small'"
             )
         low, high = self.log_variance
-        share = (variance.to(work_dtype(variance.device)) + 1) / 2
-        return (0.5 * (low + (high - low) * share)).exp()
+        position = (variance.to(work_dtype(variance.device)) + 1) / 2
+        return (0.5 * (low + (high - low) * position)).exp()
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Plan:
     rows: tuple[Row, ...]
 
     is_inversion: bool = field(init=False, repr=False, compare=False)
-    """Whether it leads from data up to noise: then each row asks the network at the t where it lands."""
+    """Whether it leads from data to noise: then each row evaluates the network at the t where it lands."""
     timesteps: tuple[float, ...] = field(init=False, repr=False, compare=False)
     """Where the network is evaluated, in order."""
     memory: int = field(init=False, repr=False, compare=False)

@@ -1,12 +1,12 @@
-"""One step between two levels: what all fast solvers share.
+"""One step between two levels: what all fast solvers have in common.
 
     x_s = σ_s/σ_t · x_t + √ᾱ_s (1 − e^{−h}) · x̂_0 + √ᾱ_s Σ_k w_k · (x̂_0⁽ᵏ⁾ − x̂_0),     h = λ_s − λ_t
 
-The first two terms are DDIM; they are exact while x̂_0 does not change. The sum follows its change through
-estimates x̂_0⁽ᵏ⁾ made elsewhere; solvers differ in which these are and in the integrals that fix w
+The first two terms are DDIM; they are exact while x̂_0 does not change. The sum accounts for its change by
+estimates x̂_0⁽ᵏ⁾ at other levels; solvers differ in which these are and in the integrals that fix w
 (``quadrature.py``). Proposition 4.1 of Lu et al. 2022, arXiv 2211.01095, where σ = √(1−ᾱ) and λ = log(√ᾱ/σ).
 Solvers in ε̂ have the same step with √ᾱ and σ exchanged (:func:`mirrored`), Σ_k w_k · (ε̂⁽ᵏ⁾ − ε̂) on DDIM.
-Where λ is infinite, at clean data and at zero terminal SNR, a change has no slope in λ: DDIM is what is left.
+Where λ is infinite, at clean data and at zero terminal SNR, the sum is left out.
 
 :func:`multistep` gives rows; :func:`step` gives forms, which :func:`compose` and :func:`start_of` combine. A
 form is a list of coefficients: of the state, then of the estimates, newest first.
@@ -89,7 +89,7 @@ def multistep(
     lower_order_final: bool = False,
     first_order: Callable[[Level, Level], Row] = ddim_row,
 ) -> Iterator[Row]:
-    """Yield rows of first order plus the change that a polynomial through the latest estimates foresees.
+    """Yield rows of first order plus the change extrapolated by a polynomial through the latest estimates.
 
     Args:
         levels: each noisier than the next.
@@ -135,8 +135,8 @@ def step(
     for k, weight in zip(nodes, weights(list(nodes.values()), integrals), strict=True):
         of_x_0[k] += s.signal * weight
         of_x_0[base] -= s.signal * weight
-    shrink = s.sigma * t.signal / (t.sigma * s.signal)  # e^{−h}, also where h = ∞
-    return [s.sigma / t.sigma * shrink ** (speed - 1), *of_x_0]
+    decay = s.sigma * t.signal / (t.sigma * s.signal)  # e^{−h}, also where h = ∞
+    return [s.sigma / t.sigma * decay ** (speed - 1), *of_x_0]
 
 
 def sde_row(t: Level, s: Level) -> Row:

@@ -77,11 +77,11 @@ class UniPC(Stepwise):
         """Return the table on given levels, each noisier than the next."""
         integrals, order, predicted = SCALES[self.scale], 0, Form()
         for i, (t, s) in enumerate(pairwise(levels)):
-            here = [1.0]
+            start = [1.0]
             if i and i - 1 not in self.uncorrected:
-                met = {k: levels[i - k] for k in range(order + 1)}
-                here = compose(step(levels[i - 1], t, met, integrals, base=1), start_of(predicted))
+                known = {k: levels[i - k] for k in range(order + 1)}
+                start = compose(step(levels[i - 1], t, known, integrals, base=1), start_of(predicted))
             left = len(levels) - 1 - i if self.lower_order_final else self.order
             order = min(self.order, i + 1, left)
             predicted = step(t, s, {k: levels[i - k] for k in range(order)}, integrals)
-            yield Row.of(t, s, compose(predicted, here))
+            yield Row.of(t, s, compose(predicted, start))
