@@ -5,6 +5,9 @@ r"""How good samples are, in numbers that mean something beside the same numbers
 is the Fréchet distance of two Gaussians (Dowson & Landau 1982), fitted to pixels or to the features of a
 classifier (Heusel et al. 2017, equation 6). It depends on the number of images: it does not vanish even
 between two halves of one data set, so the distance of real images to real ones is always given beside it.
+
+With Σ_a = AᵀA and Σ_b = BᵀB the eigenvalues of Σ_a Σ_b are the squares of the singular values of A Bᵀ, so
+tr (Σ_a Σ_b)^{1/2} is their sum: the same for both orders, and right to rounding where Σ is singular.
 """
 
 from __future__ import annotations
@@ -29,26 +32,30 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
     Raises:
         ShapeError: fewer than 2 vectors, or vectors of different lengths.
-        ConfigError: numbers that are not finite.
+        ConfigError: numbers whose squares are not finite.
     """
     a, b = a.flatten(1).double(), b.flatten(1).double()
     if len(a) < 2 or len(b) < 2 or a.shape[1] != b.shape[1]:
         raise ShapeError(
             f"sets of {tuple(a.shape)} and {tuple(b.shape)}: give at least 2 vectors of one length each"
         )
-    if not (a.isfinite().all() and b.isfinite().all()):
-        raise ConfigError("the images or features hold NaN or infinity: no distance to them is defined")
-    root = _root(torch.cov(a.T).reshape(a.shape[1], a.shape[1]))
-    other = torch.cov(b.T).reshape(root.shape)
-    # (Σ_a Σ_b)^{1/2} has the trace of (Σ_a^{1/2} Σ_b Σ_a^{1/2})^{1/2}, and that one is symmetric.
-    cross = torch.linalg.eigvalsh(root @ other @ root).clamp(min=0).sqrt().sum()
+    if not (_has_square(a) and _has_square(b)):
+        raise ConfigError("the images or features hold NaN or infinity, or overflow when squared")
+    root_a, root_b = _root(a), _root(b)
     apart = (a.mean(0) - b.mean(0)).square().sum()
-    return float(apart + root.square().sum() + other.trace() - 2 * cross)
+    within = root_a.square().sum() + root_b.square().sum()
+    cross = torch.linalg.svdvals(root_a @ root_b.T).sum()
+    return max(0.0, float(apart + within - 2 * cross))  # below 0 by rounding alone: 2 cross ≤ within
 
 
-def _root(matrix: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(matrix)
-    root: Tensor = vectors * values.clamp(min=0).sqrt() @ vectors.T
+def _has_square(x: Tensor) -> bool:
+    return bool(x.square().sum().isfinite())
+
+
+def _root(x: Tensor) -> Tensor:
+    """Return R with Rᵀ R = Σ: by QR of the centred data, since their square would lose digits."""
+    centred = (x - x.mean(0)) / (len(x) - 1) ** 0.5
+    root: Tensor = torch.linalg.qr(centred, mode="r").R
     return root
 
 
@@ -121,9 +128,9 @@ class Score:
     """Fréchet distance on the features of the classifier."""
     features_real: float
     read_right: float
-    """Share of the samples that the classifier reads as the class that was asked for."""
+    """Share of the samples that the classifier assigns to the class that was asked for."""
     read_right_real: float
-    """Share of the other real images that it reads right."""
+    """Share of the other real images that it assigns to their own class."""
 
 
 @torch.no_grad()
@@ -143,7 +150,7 @@ def score(
         real: (M, C, H, W) other real images: their distance to ``held_out`` is what to expect at best.
         real_labels: (M,).
         held_out: (K, C, H, W) real images; the classifier was trained on these, the generator was not.
-        classifier: reads the images.
+        classifier: assigns the images to classes.
     """
     features = [classifier.features(x) for x in (samples, real, held_out)]
     return Score(
