@@ -111,6 +111,7 @@ FLOW = {
     "prediction_type": ["flow_prediction", "epsilon"],
     "flow_shift": [1.0, 3.0],
 }
+FLOW_READ_OTHERWISE = {"use_flow_sigmas": [True], "prediction_type": ["v_prediction", "sample"]}
 GRIDS = {
     "DDPM": [
         {
@@ -194,6 +195,7 @@ GRIDS = {
         {"lambda_min_clipped": [-3.0], "timestep_spacing": SPACINGS},
         {"use_lu_lambdas": [True], "beta_schedule": SCHEDULES[:2]},
         FLOW,
+        FLOW_READ_OTHERWISE,
         {**FLOW, "algorithm_type": ["sde-dpmsolver++"]},
     ],
     "DPMSolverSinglestep": [
@@ -232,6 +234,7 @@ GRIDS = {
         },
         {"predict_x0": [False], "final_sigmas_type": ["sigma_min"], "prediction_type": PREDICTIONS},
         FLOW,
+        FLOW_READ_OTHERWISE,
     ],
     "DEISMultistep": [
         {"timestep_spacing": SPACINGS, "beta_schedule": SCHEDULES, "prediction_type": PREDICTIONS},

@@ -127,6 +127,78 @@ def test_what_is_wrong_is_named():
     check_error(lambda: zero.step(Z, 999, X), NoAnswerError, "v_prediction")
 
 
+@every
+def test_strict_is_the_same_from_a_config_as_from_the_constructor(name):
+    directly, from_config = made(name, strict=True), SCHEDULERS[name].from_config({}, strict=True)
+    assert torch.equal(directly.alphas_cumprod, from_config.alphas_cumprod)
+    assert directly._levels == from_config._levels
+    assert directly._levels != made(name)._levels
+    kept, unused = SCHEDULERS[name].from_config({"other": 1}, return_unused_kwargs=True, strict=True)
+    assert kept.strict
+    assert unused == {"other": 1}
+
+
+# --- without optional packages ---
+
+WITHOUT_SCIPY = """
+import sys
+from importlib import machinery
+
+find = machinery.PathFinder.find_spec
+
+
+def find_spec(name, path=None, target=None):
+    if name in sys.argv[1:]:  # a module of diffusers that needs scipy
+        raise ModuleNotFoundError("No module named 'scipy'", name="scipy")
+    return None if name == "scipy" else find(name, path, target)
+
+
+machinery.PathFinder.find_spec = find_spec
+import torch
+import alphabar.diffusers as ours
+from alphabar.errors import MissingExtraError
+
+
+def refused(call):
+    try:
+        call()
+    except MissingExtraError as error:
+        return str(error)
+    return "not refused"
+
+
+x, names = torch.ones(1, 1, 2, 2), [name for name in ours.__all__ if name.endswith("Scheduler")]
+for name in names:
+    kind = getattr(ours, name)
+    if name in ours.adapter.SCHEDULERS:
+        scheduler = kind()
+        scheduler.set_timesteps(4)
+        t = scheduler.timesteps[0]
+        scheduler.step(scheduler.scale_model_input(x, t), t, x)
+    else:
+        print(refused(kind))
+euler = ours.EulerDiscreteScheduler.from_config({"use_beta_sigmas": True})
+print(refused(lambda: euler.set_timesteps(4)))
+"""
+
+
+def without_scipy(*modules):
+    """What a fresh interpreter prints that lacks scipy, and these modules, which need it."""
+    command = [sys.executable, "-c", WITHOUT_SCIPY, *modules]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_scipy_is_needed_by_beta_sigmas_alone():
+    assert without_scipy() == [
+        "use_beta_sigmas=True needs packages that are not installed: pip install scipy"
+    ]
+
+
+def test_a_scheduler_whose_peer_cannot_be_imported_does_not_take_the_others_with_it():
+    missing, _ = without_scipy("diffusers.schedulers.scheduling_lms_discrete")
+    assert missing == "LMSDiscreteScheduler needs packages that are not installed: pip install scipy"
+
+
 # --- in the place of diffusers' own ---
 
 

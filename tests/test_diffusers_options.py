@@ -1,5 +1,7 @@
 """Options and habits of diffusers' schedulers that a run over a grid of configurations does not meet."""
 
+import math
+
 import diffusers
 import numpy as np
 import pytest
@@ -115,6 +117,35 @@ def test_flow_matching_in_eps_is_refused():
     for config in ({"predict_x0": False}, {"use_karras_sigmas": True}):
         with pytest.raises(ConfigError):
             ours.UniPCMultistepScheduler(use_flow_sigmas=True, **config).set_timesteps(5)
+
+
+@pytest.mark.parametrize("prediction", ["flow_prediction", "epsilon", "v_prediction", "sample"])
+def test_flow_matching_recovers_what_the_network_knows(prediction):
+    """A network that knows x_0 and z leads along (1−σ) · x_0 + σ · z; diffusers' reading of v does not."""
+    ends = []
+    for strict in (True, False):
+        scheduler = ours.DPMSolverMultistepScheduler(
+            use_flow_sigmas=True, prediction_type=prediction, flow_shift=3.0, strict=strict
+        )
+        scheduler.set_timesteps(6)
+        clean, noise, sample = X.double(), Z.double(), None
+        sigmas = [level.sigma / (level.sigma + level.signal) for level in scheduler._eval_levels]
+        for t, sigma in zip(scheduler.timesteps, sigmas, strict=False):
+            expected = (1 - sigma) * clean + sigma * noise
+            sample = expected if sample is None else sample
+            if strict:
+                torch.testing.assert_close(sample, expected, rtol=1e-6, atol=1e-6)
+            size = math.hypot(1 - sigma, sigma)
+            answers = {
+                "flow_prediction": noise - clean,
+                "epsilon": noise,
+                "v_prediction": ((1 - sigma) * noise - sigma * clean) / size,
+                "sample": clean,
+            }
+            sample = scheduler.step(answers[prediction], t, sample).prev_sample
+        ends.append((sample - clean).abs().max())
+    assert ends[0] < 1e-6
+    assert (ends[1] > 0.01) == (prediction == "v_prediction"), "no longer so"
 
 
 @pytest.mark.filterwarnings("ignore")

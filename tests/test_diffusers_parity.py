@@ -72,9 +72,11 @@ def theirs(case, mine, ask):
     with pytest.MonkeyPatch.context() as patch:
         try:
             scheduler.set_timesteps(case.steps)
-            if hasattr(scheduler, "sigmas") and len(scheduler.sigmas) == len(mine._visited):
-                of = "sigma" if case.get("use_flow_sigmas") else "sigma_ve"
-                exact = torch.tensor([getattr(level, of) for level in mine._visited], dtype=torch.float64)
+            if hasattr(scheduler, "sigmas") and len(scheduler.sigmas) == len(mine._eval_levels):
+                flow = case.get("use_flow_sigmas")
+                levels = mine._eval_levels
+                exact = [x.sigma / (x.sigma + x.signal) if flow else x.sigma_ve for x in levels]
+                exact = torch.tensor(exact, dtype=torch.float64)
                 if not torch.allclose(scheduler.sigmas.double(), exact, rtol=1e-5, atol=0):
                     return None
                 scheduler.sigmas = exact

@@ -164,6 +164,23 @@ def seeded(scheduler):
     )
 
 
+@every
+def test_a_network_that_writes_all_its_outputs_into_one_tensor(name):
+    ends = []
+    for buffer in (None, torch.empty(SHAPE)):
+        scheduler, x = made(name, **SAMPLE.get(name, {"prediction_type": "sample"})), X
+        scheduler.set_timesteps(8)
+        for t in scheduler.timesteps:
+            output = torch.tanh(scheduler.scale_model_input(x, t) + float(t) / 1000)
+            output = output if buffer is None else buffer.copy_(output)
+            x = scheduler.step(output, t, x, **seeded(scheduler)).prev_sample
+        ends.append(x)
+    assert torch.equal(*ends)
+
+
+SAMPLE = {"PNDMScheduler": {"prediction_type": "epsilon"}}  # the outputs that it would keep as they are
+
+
 # --- more than the peer does ---
 
 

@@ -82,8 +82,9 @@ class CheckpointError(AlphabarError, ValueError):
 class MissingExtraError(AlphabarError, ImportError):
     """An optional part whose packages are not installed."""
 
-    def __init__(self, part: str, extra: str) -> None:
-        super().__init__(f"{part} needs packages that are not installed: pip install 'alphabar[{extra}]'")
+    def __init__(self, part: str, extra: str = "", *, package: str = "") -> None:
+        install = package or f"'alphabar[{extra}]'"
+        super().__init__(f"{part} needs packages that are not installed: pip install {install}")
 
 
 def look_up(table: Mapping[str, Value], name: str, what: str) -> Value:

@@ -2,10 +2,16 @@
 
     from alphabar.diffusers import DDIMScheduler        where it said: from diffusers import DDIMScheduler
 
-``grids.py`` says where a run stops, ``steps.py`` makes a step of a row, ``adapter.py`` is the protocol; the
-schedulers follow, in three kinds by what their step is looked up with: ``by_time.py``, ``by_index.py`` with
-``solvers.py`` and ``exploding.py``, and ``pndm.py``. Where results differ from diffusers, docs/diffusers.md
-says how and why.
+    adapter.py      diffusers' protocol, the base of all schedulers
+    grids.py        the timesteps and noise levels of a run
+    steps.py        a row of the core's table as a step in diffusers' coordinates
+    ddpm_ddim.py    DDPM, DDIM, its inversion: a step is a function of t alone
+    pndm.py         PNDM, likewise, which counts its calls
+    multistep.py    the base of those whose step is known by its index in the run
+    solvers.py      DPM-Solver, UniPC, DEIS
+    sigma_space.py  Euler, Heun, LMS, which hold x/√ᾱ
+
+Where results differ from diffusers, docs/diffusers.md says how and why.
 """
 
 from alphabar.errors import MissingExtraError

@@ -1,11 +1,12 @@
-"""The one adapter: diffusers' protocol, with its state, around the core's schedule and tables.
+"""The base of all schedulers: diffusers' protocol and its state, around the core's schedule and tables.
 
-    set_timesteps   lays the grid
-    step            looks its row up, by t or by how many steps were taken, and adds up
+    set_timesteps   chooses the timesteps and levels of a run
+    step            looks its coefficients up, by t or by its index in the run, and adds up
     add_noise       is the core's forward process
 
-Only here do diffusers' names hold (``alphas_cumprod``, ``prev_sample``, …), and only here does an object
-change while it is used: a run's place, and what its steps keep. ``fork()`` gives each request its own.
+Only in this package do diffusers' names hold (``alphas_cumprod``, ``prev_sample``, …), and only here does an
+object change while it is used: the index of the next step, and what earlier steps kept. ``fork()`` gives each
+request its own.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import fields
+from importlib import import_module
 from math import inf
 from typing import Any, ClassVar, TypeVar
 
@@ -26,19 +28,28 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from alphabar.denoise import dynamic_threshold
-from alphabar.diffusers.steps import Ready, takes_kernels
-from alphabar.errors import ConfigError, ShapeError, look_up
+from alphabar.diffusers.steps import X_0, Step
+from alphabar.errors import ConfigError, MissingExtraError, ShapeError, look_up
 from alphabar.kernels import lincomb
 from alphabar.process import PARAMETERISATIONS, Parameterisation
 from alphabar.schedule import Level, NoiseSchedule
 
-__all__ = ["SCHEDULERS", "Adapter", "in_place_of", "normal"]
+__all__ = ["SCHEDULERS", "Adapter", "draw_noise", "drop_in"]
 
 Kind = TypeVar("Kind", bound="type[Adapter]")
 
-LEARNED = ("learned", "learned_range")
 SCHEDULERS: dict[str, type[Adapter]] = {}
 """All of them, by their names in diffusers."""
+
+PREDICTION_TYPES = {
+    **{name: PARAMETERISATIONS[name] for name in ("epsilon", "sample", "v_prediction")},
+    "original_sample": PARAMETERISATIONS["sample"],
+    "flow_prediction": PARAMETERISATIONS["flow"],
+}
+"""How a network is read, by diffusers' ``prediction_type``."""
+
+LEARNED_VARIANCES = ("learned", "learned_range")
+WIDE = (torch.float32, torch.float64)
 
 
 class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
@@ -51,21 +62,25 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """
 
     peer: ClassVar[Any]
+    """The scheduler of the same name in diffusers."""
     output: ClassVar[Any]
-    shows_x_0: ClassVar[bool]
-    keeps_dtype: ClassVar[bool] = True
-    """Whether prev_sample is as wide as the sample, or as narrow as the network's output."""
+    """What its ``step`` returns."""
+    returns_x_0: ClassVar[bool]
+    keeps_sample_dtype: ClassVar[bool] = True
+    """Whether prev_sample has at least the precision of the sample, or that of the network's output."""
 
     strict = False
     num_inference_steps: int | None = None
     timesteps: Tensor
-    _ready: dict[Hashable, Ready]
+    _cached_steps: dict[Hashable, Step]
 
-    def _begin(self) -> None:
-        """Make the tables."""
+    def _initialise(self) -> None:
+        """Make the tables; called by the constructor."""
         self._configure()
-        self.schedule = self._schedule()
-        self.betas = self.schedule.beta.float() if self.strict else _rounded(self._options, self.schedule)
+        self.schedule = self._make_schedule()
+        self.betas = (
+            self.schedule.beta.float() if self.strict else _float32_beta(self._options, self.schedule)
+        )
         self.alphas = 1 - self.betas
         self.alphas_cumprod = self.alphas.cumprod(0)
         # Steps go by diffusers' rounding of ᾱ: at small t it shows in the fifth digit of an image.
@@ -74,11 +89,11 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         logs = torch.where(rounded.eq(1) | self.strict, exact, rounded.log())
         self._levels = [Level(t, log) for t, log in enumerate(logs.tolist())]
 
-    def _schedule(self) -> NoiseSchedule:
+    def _make_schedule(self) -> NoiseSchedule:
         return NoiseSchedule.from_config(self._options)
 
     def _configure(self) -> None:
-        """Read the options. ``config`` may change later: pipelines mend old files so."""
+        """Read the configuration, which may change later: pipelines mend old files so."""
         known = inspect.signature(self.peer).parameters
         self._options = options = {name: self.config[name] for name in known if name in self.config}
         name = options.get("prediction_type", "epsilon")
@@ -87,27 +102,30 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 "prediction_type is 'flow_prediction': it is read at flow matching's levels, so choose "
                 "use_flow_sigmas=True, which DPM-Solver, UniPC and DEIS have"
             )
-        self._reading: Parameterisation = look_up(READINGS, name, "prediction_type")
+        self._parameterisation: Parameterisation = look_up(PREDICTION_TYPES, name, "prediction_type")
         self._threshold = _threshold(options)
         clips = options.get("clip_sample") and self._threshold is None
         self._limit = float(options["clip_sample_range"]) if clips else inf
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """Make one from a configuration, also from another scheduler's; ``strict=True`` as in the class."""
+        """Return a scheduler of a configuration, also of another scheduler's; ``strict`` as in the class."""
         strict = kwargs.pop("strict", False)
-        made = super().from_config(config, return_unused_kwargs, **kwargs)
-        (made[0] if return_unused_kwargs else made).strict = strict
-        return made
+        result = super().from_config(config, return_unused_kwargs, **kwargs)
+        if strict:
+            scheduler = result[0] if return_unused_kwargs else result
+            scheduler.strict = True
+            scheduler._initialise()
+        return result
 
     def fork(self) -> Any:
-        """Return a scheduler with the same timesteps and tables, and its own run: one for each request."""
+        """Return a scheduler with the same timesteps and tables and its own state: one for each request."""
         twin = copy.copy(self)
         twin._restart()
         return twin
 
     def _restart(self) -> None:
-        """Forget what a run leaves behind."""
+        """Forget the state of a run."""
 
     def scale_model_input(self, sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the sample: the network takes it as it is."""
@@ -117,53 +135,66 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return int(self.config.num_train_timesteps)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The class goes by diffusers' module (see in_place_of), where pickle would find diffusers' own.
-        state = {name: value for name, value in vars(self).items() if name not in ("_threshold", "_reading")}
-        return _rebuilt, (type(self).__name__, state)
+        # The class goes by diffusers' module (see drop_in), where pickle would find diffusers' own.
+        computed = ("_threshold", "_parameterisation")
+        state = {name: value for name, value in vars(self).items() if name not in computed}
+        return _unpickled, (type(self).__name__, state)
 
-    def _made(
+    def _compute_step(
         self,
-        ready: Ready,
+        step: Step,
         output: Tensor,
         sample: Tensor,
         history: Sequence[Tensor] = (),
         *,
-        begun: Tensor | None = None,
+        start: Tensor | None = None,
         generator: Any = None,
         noise: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return prev_sample, x̂_0 and what later steps remember."""
+        """Return prev_sample, x̂_0 and what later steps use.
+
+        Args:
+            step: the coefficients.
+            output: (B, …) what the network returned, or (B, 2C, …) with its answer on the variance.
+            sample: (B, C, …).
+            history: what earlier steps kept, newest first.
+            start: the sample of the last step with ``starts``.
+            generator: what noise is drawn with.
+            noise: (B, C, …) standard normal, in place of drawing it.
+
+        Raises:
+            ShapeError: an output of another shape.
+        """
         variance = None
         if output.shape != sample.shape:
-            output, variance = self._halves(output, sample)
-        if noise is None and ready.draws:
-            noise = normal(sample, output, generator, self._drawn(output))
+            output, variance = self._split_variance(output, sample)
+        if noise is None and step.draws:
+            noise = draw_noise(sample, output, generator, self._noise_dtype(output))
         dtype = sample.dtype
-        plain = dtype in WIDE and output.dtype == dtype and (noise is None or noise.dtype == dtype)
-        if begun is None:
-            begun = sample
-        if not plain:
-            dtype = torch.promote_types(dtype, output.dtype) if self.keeps_dtype else output.dtype
-            wide = torch.promote_types(dtype, torch.float32)
+        is_plain = dtype in WIDE and output.dtype == dtype and (noise is None or noise.dtype == dtype)
+        if not is_plain:  # work in float32 or wider, so that what later steps use is not rounded to half
+            dtype = torch.promote_types(dtype, output.dtype) if self.keeps_sample_dtype else output.dtype
+            wide = torch.promote_types(torch.promote_types(sample.dtype, output.dtype), torch.float32)
             sample, output = sample.to(wide), output.to(wide)
-            begun, noise = begun.to(wide), None if noise is None else noise.to(wide)
-        add_up, quick = ready.add_up, takes_kernels(sample, output)
-        x_0 = add_up(ready.read, (sample, output), quick, self._limit)
+            noise, start = (None if x is None else x.to(wide) for x in (noise, start))
+            history = [kept.to(wide) for kept in history]
+        x_0 = output if step.x_0 is None else lincomb(step.x_0, (sample, output), limit=self._limit)
         if self._threshold is not None:
             x_0 = self._threshold(x_0)
-        z = sample if noise is None else noise  # where there is none, its coefficient is 0
-        previous = add_up(ready.advance, (sample, output, z, begun, x_0, *history), quick)
-        if ready.row is not None:
-            previous = lincomb((1.0, ready.row.z_scale(variance)), (previous, z))
-        kept = None if ready.keeps is None else add_up(ready.keeps, (sample, x_0), quick)
-        return previous if plain else previous.to(dtype), x_0, kept
+        tensors = sample, output, noise, start, x_0, *history
+        coefficients, indices = step.terms_with(variance, sample)
+        previous = lincomb(coefficients, tuple([tensors[k] for k in indices]))  # type: ignore[misc]
+        kept = None
+        if step.kept is not None:
+            kept = x_0 if step.kept == X_0 else lincomb(step.kept, (sample, x_0))
+        return previous if is_plain else previous.to(dtype), x_0, kept
 
-    def _drawn(self, output: Tensor) -> torch.dtype:
-        """The precision in which diffusers draws noise."""
+    def _noise_dtype(self, output: Tensor) -> torch.dtype:
+        """Return the precision in which diffusers draws noise."""
         return output.dtype
 
-    def _halves(self, output: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
-        learned = self._options.get("variance_type") in LEARNED
+    def _split_variance(self, output: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
+        learned = self._options.get("variance_type") in LEARNED_VARIANCES
         if learned and output.shape == (len(sample), 2 * sample.shape[1], *sample.shape[2:]):
             first, second = output.chunk(2, dim=1)
             return first, second
@@ -172,21 +203,21 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             "or choose variance_type='learned_range' for a network with twice the channels"
         )
 
-    def _result(self, previous: Tensor, x_0: Tensor, return_dict: bool) -> Any:
+    def _output(self, previous: Tensor, x_0: Tensor, return_dict: bool) -> Any:
         if not return_dict:
-            return (previous, x_0) if self.shows_x_0 else (previous,)
-        made = self.output.__new__(self.output)
+            return (previous, x_0) if self.returns_x_0 else (previous,)
+        result = self.output.__new__(self.output)
         # Filled without the checks of its constructor, which would take a fifth of the step.
-        made.__dict__["prev_sample"] = previous
-        set_item(made, "prev_sample", previous)
-        if self.shows_x_0:
-            made.__dict__["pred_original_sample"] = x_0
-            set_item(made, "pred_original_sample", x_0)
-        return made
+        result.__dict__["prev_sample"] = previous
+        set_item(result, "prev_sample", previous)
+        if self.returns_x_0:
+            result.__dict__["pred_original_sample"] = x_0
+            set_item(result, "pred_original_sample", x_0)
+        return result
 
 
-def _rounded(options: dict[str, Any], schedule: NoiseSchedule) -> Tensor:
-    """β with diffusers' rounding to float32."""
+def _float32_beta(options: dict[str, Any], schedule: NoiseSchedule) -> Tensor:
+    """Return β with diffusers' rounding to float32."""
     power = {"linear": 1, "scaled_linear": 2}.get(options["beta_schedule"])
     if power is None or options["trained_betas"] is not None or options.get("rescale_betas_zero_snr"):
         return schedule.beta.float()
@@ -194,16 +225,8 @@ def _rounded(options: dict[str, Any], schedule: NoiseSchedule) -> Tensor:
     return torch.linspace(start, end, options["num_train_timesteps"]) ** power
 
 
-FLOW = Parameterisation(
-    "flow_prediction", lambda a, s: (-1.0, 1.0), lambda a, s: (1.0, -s), lambda a, s: (1.0, a)
-)
-"""z − x_0 at x_t = (1 − σ) · x_0 + σ · z."""
-READINGS = {**PARAMETERISATIONS, "original_sample": PARAMETERISATIONS["sample"], "flow_prediction": FLOW}
-WIDE = (torch.float32, torch.float64)
-
-
 def _threshold(options: dict[str, Any]) -> Callable[[Tensor], Tensor] | None:
-    """What is done to x̂_0 where it is bounded by its own quantile."""
+    """Return the dynamic thresholding of x̂_0, or None."""
     if not options.get("thresholding"):
         return None
     quantile, largest = options["dynamic_thresholding_ratio"], options["sample_max_value"]
@@ -213,30 +236,41 @@ def _threshold(options: dict[str, Any]) -> Callable[[Tensor], Tensor] | None:
 set_item: Callable[[Any, str, Tensor], None] = OrderedDict.__setitem__
 
 
-def normal(sample: Tensor, output: Tensor, generator: Any, dtype: torch.dtype) -> Tensor:
-    """Draw noise as diffusers does; its own function also takes a list of generators, and one elsewhere."""
+def draw_noise(sample: Tensor, output: Tensor, generator: Any, dtype: torch.dtype) -> Tensor:
+    """Draw noise as diffusers does, also from a list of generators or one on another device."""
     if generator is None:
         return torch.randn(sample.shape, dtype=dtype, device=output.device)
     drawn: Tensor = randn_tensor(sample.shape, generator=generator, device=output.device, dtype=dtype)
     return drawn
 
 
-def in_place_of(peer: Any) -> Callable[[Kind], Kind]:
-    """Give a class the constructor, the ``set_timesteps`` and the place of one of diffusers' schedulers.
+# --- classes that stand for diffusers' ---
+
+
+def drop_in(module: str) -> Callable[[Kind], Kind]:
+    """Give a class the constructor, ``set_timesteps`` and module of diffusers' scheduler of the same name.
 
     Its module is diffusers' too: pipelines write module and name of their parts into ``model_index.json``,
-    and diffusers alone must be able to open what they save.
+    and diffusers alone must be able to open what they save. Where diffusers cannot import its own, the class
+    is left out of ``SCHEDULERS``, and making one is an error that names the missing package.
+
+    Args:
+        module: where it is, within ``diffusers.schedulers``.
     """
 
     def decorate(kind: Kind) -> Kind:
-        kind.peer, kind.order = peer, peer.order
-        for name in ("_compatibles", "ignore_for_config", "_deprecated_kwargs"):
+        try:
+            source = import_module(f"diffusers.schedulers.{module}")
+        except ImportError as error:
+            kind.__init__ = _missing(kind.__name__, error.name or "diffusers")  # type: ignore[method-assign]
+            return kind
+        kind.peer = peer = getattr(source, kind.__name__)
+        for name in ("order", "_compatibles", "ignore_for_config", "_deprecated_kwargs"):
             setattr(kind, name, getattr(peer, name))
-        module = inspect.getmodule(peer)
-        kind.output = getattr(module, kind.__name__.replace("Inverse", "") + "Output", SchedulerOutput)
-        kind.shows_x_0 = len(fields(kind.output)) == 2
+        kind.output = getattr(source, kind.__name__.replace("Inverse", "") + "Output", SchedulerOutput)
+        kind.returns_x_0 = len(fields(kind.output)) == 2
         kind.__init__ = _constructor(peer)  # type: ignore[method-assign]
-        kind.set_timesteps = _like(peer.set_timesteps, kind._set_timesteps)
+        kind.set_timesteps = _with_signature_of(peer.set_timesteps, kind._set_timesteps)
         kind.__module__ = peer.__module__
         SCHEDULERS[kind.__name__] = kind
         return kind
@@ -244,11 +278,18 @@ def in_place_of(peer: Any) -> Callable[[Kind], Kind]:
     return decorate
 
 
+def _missing(name: str, package: str) -> Any:
+    def __init__(self: Adapter, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        raise MissingExtraError(name, package=package.partition(".")[0])
+
+    return __init__
+
+
 def _constructor(peer: Any) -> Any:
     theirs = inspect.signature(peer.__init__)
 
     def __init__(self: Adapter, *args: Any, **kwargs: Any) -> None:  # noqa: N807
-        self._begin()
+        self._initialise()
 
     __init__.__signature__ = theirs  # type: ignore[attr-defined]
     registered = register_to_config(__init__)
@@ -269,7 +310,7 @@ def _constructor(peer: Any) -> Any:
     return checked
 
 
-def _like(theirs: Any, ours: Any) -> Any:
+def _with_signature_of(theirs: Any, ours: Any) -> Any:
     signature = inspect.signature(theirs)
 
     @functools.wraps(theirs)
@@ -281,8 +322,8 @@ def _like(theirs: Any, ours: Any) -> Any:
     return method
 
 
-def _rebuilt(name: str, state: dict[str, Any]) -> Adapter:
-    made: Adapter = object.__new__(SCHEDULERS[name])
-    made.__dict__.update(state)
-    made._configure()
-    return made
+def _unpickled(name: str, state: dict[str, Any]) -> Adapter:
+    scheduler: Adapter = object.__new__(SCHEDULERS[name])
+    scheduler.__dict__.update(state)
+    scheduler._configure()
+    return scheduler
