@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alphabar import NoiseSchedule
-from alphabar.errors import ConfigError, ScheduleError, UnknownNameError
+from alphabar.errors import CheckpointError, ConfigError, ScheduleError, UnknownNameError
 from alphabar.schedule import FAMILIES, log_alpha_bar_between
+from alphabar.training.checkpoint import Checkpoint, load, save
+from alphabar.training.network import unet
 
 EPS = torch.finfo(torch.float32).eps
 FLOWS = [
@@ -160,6 +162,39 @@ def test_keys_of_our_own_are_written_only_where_diffusers_has_none():
         assert not ours & FAMILIES[name](1000).to_config().keys()
     assert not ours & NoiseSchedule.from_beta([0.1, 0.5]).to_config().keys()
     assert not ours & NoiseSchedule.linear().zero_terminal_snr().to_config().keys()
+
+
+# --- in a checkpoint ---
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "flow", "edm"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        NoiseSchedule.rectified_flow(20, 3.0),
+        NoiseSchedule.edm(20, 0.01, 50.0),
+        NoiseSchedule.exponential(20),
+        NoiseSchedule.from_alpha_bar([0.5, 1e-18]),
+    ],
+    ids=["flow", "edm", "exponential", "numbers"],
+)
+def test_every_schedule_comes_back_with_every_kind_of_network(schedule, kind, tmp_path):
+    saved = Checkpoint(unet((1, 8, 8), channels=(8,)).eval(), schedule, kind, (1, 8, 8))
+    loaded = load(save(tmp_path / "run", saved))
+    assert loaded.schedule == schedule
+    assert loaded.prediction == kind
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "fragment"),
+    [
+        (diffusers.EDMEulerScheduler(prediction_type="v_prediction"), "prediction_type 'v_prediction'"),
+        (diffusers.EDMEulerScheduler(sigma_data=-1.0), "sigma_data -1.0"),
+    ],
+)
+def test_an_edm_scheduler_of_another_meaning_is_refused(scheduler, fragment, tmp_path):
+    diffusers.DDPMPipeline(unet=unet((1, 8, 8), channels=(8,)), scheduler=scheduler).save_pretrained(tmp_path)
+    check_error(lambda: load(tmp_path), CheckpointError, fragment)
 
 
 # --- configurations that cannot be ---

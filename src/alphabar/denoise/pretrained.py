@@ -267,19 +267,44 @@ def _quiet() -> Iterator[None]:
 
 
 def _check_beta(place: Path, config: Mapping[str, Any]) -> None:
-    """Refuse a scheduler whose noise is not described by β: DDPM's defaults would be taken in silence."""
-    if "beta_schedule" not in config and config.get("trained_betas") is None:
-        name = config.get("_class_name", "scheduler")
+    """Refuse a scheduler whose noise is not known: DDPM's defaults would be taken in silence."""
+    name = config.get("_class_name", "scheduler")
+    if name not in KINDS and "beta_schedule" not in config and config.get("trained_betas") is None:
         raise CheckpointError(f"{place} has a {name}, which has no β: such networks are not known here")
 
 
 def _kind(config: Mapping[str, Any]) -> str | Parameterisation:
     """Return the kind of network that a scheduler's configuration means: a name, or EDM of some σ_data."""
+    own = KINDS.get(str(config.get("_class_name")))
+    if own is not None:
+        return own(config)
     name = config.get("prediction_type", "epsilon")
     if isinstance(name, str) and (found := re.fullmatch(r"edm\(sigma_data=([-+.e\d]+)\)", name)):
         return edm(float(found[1]))
     look_up(PARAMETERISATIONS, name, "prediction")
     return str(name)
+
+
+def _edm_kind(config: Mapping[str, Any]) -> str | Parameterisation:
+    name, sigma_data = config.get("prediction_type", "epsilon"), config.get("sigma_data", 0.5)
+    if name != "epsilon":
+        raise CheckpointError(
+            f"an EDM scheduler with prediction_type {name!r}: only the paper's networks, 'epsilon', are known"
+        )
+    try:
+        return "edm" if sigma_data == 0.5 else edm(float(sigma_data))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"an EDM scheduler with sigma_data {sigma_data!r}: {error}") from None
+
+
+KINDS: dict[str, Callable[[Mapping[str, Any]], str | Parameterisation]] = {
+    "FlowMatchEulerDiscreteScheduler": lambda config: "flow",
+    "FlowMatchHeunDiscreteScheduler": lambda config: "flow",
+    "FlowMatchLCMScheduler": lambda config: "flow",
+    "EDMEulerScheduler": _edm_kind,
+    "EDMDPMSolverMultistepScheduler": _edm_kind,
+}
+"""What the schedulers that are not described by β say about their network."""
 
 
 def _scheduler(contents: Pretrained) -> Any:
