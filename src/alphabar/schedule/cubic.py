@@ -8,12 +8,13 @@ SIAM J. Sci. Stat. Comput. 5, 300–304), so that the cubic falls everywhere, as
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["Knots", "at", "between", "through"]
+__all__ = ["Knots", "at", "between", "pieces", "through"]
 
 Number = TypeVar("Number", float, Tensor)
 
@@ -39,10 +40,16 @@ def through(value: Tensor) -> Knots:
 
 def at(knots: Knots, t: Tensor) -> Tensor:
     """Return the cubic at t, 0 … N−1, in the shape and on the device of t."""
+    return pieces(knots, t)(t)
+
+
+def pieces(knots: Knots, t: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return the cubics of the intervals that these t lie in, as a function of t: looked up once."""
     value, slope = knots.value.to(t.device), knots.slope.to(t.device)
     i = t.long().clamp(max=max(len(value) - 2, 0))
     j = (i + 1).clamp(max=len(value) - 1)
-    return between(value[i], value[j], slope[i], slope[j], t - i)
+    ends = value[i], value[j], slope[i], slope[j]
+    return lambda t: between(*ends, t - i)
 
 
 def between(value: Number, following: Number, slope: Number, next_slope: Number, u: Number) -> Number:

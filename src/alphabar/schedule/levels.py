@@ -9,7 +9,7 @@ Solvers step between levels in half log-SNR, λ = log(√ᾱ/√(1−ᾱ)): +∞
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -74,6 +74,8 @@ def levels_at(schedule: NoiseSchedule, timesteps: Sequence[float]) -> tuple[Leve
     """
     if len(timesteps) <= FEW:
         logs = [_at_number(schedule, float(t)).item() for t in timesteps]
+    elif all(type(t) is int for t in timesteps):
+        logs = schedule.log_alpha_bar_at(torch.tensor(timesteps)).tolist()
     else:
         logs = log_alpha_bar_between(schedule, torch.tensor(timesteps, dtype=torch.float64)).tolist()
     return tuple(Level(whole(t), log) for t, log in zip(timesteps, logs, strict=True))
@@ -118,9 +120,10 @@ def t_of_log_snr(schedule: NoiseSchedule, log_snr: Tensor) -> Tensor:
     knots, end = schedule._knots.value, _end(schedule)
     low = (torch.searchsorted(-knots, -log_snr, right=True) - 1).clamp(0, max(end - 1, 0)).double()
     high = (low + 1).clamp(max=end)
+    interpolated = cubic.pieces(schedule._knots, low)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        is_noisier = _log_snr(schedule, middle) < log_snr
+        is_noisier = _log_snr(schedule, middle, interpolated) < log_snr
         low, high = torch.where(is_noisier, low, middle), torch.where(is_noisier, middle, high)
     return (low + high) / 2
 
@@ -176,14 +179,12 @@ def _log_alpha_bar(schedule: NoiseSchedule, t: Tensor) -> Tensor:
     return torch.where(_in_gap(formula, t), logsigmoid(cubic.at(schedule._knots, t)), by_formula)
 
 
-def _log_snr(schedule: NoiseSchedule, t: Tensor) -> Tensor:
+def _log_snr(schedule: NoiseSchedule, t: Tensor, interpolated: Callable[[Tensor], Tensor]) -> Tensor:
     formula = schedule._tables.formula
     if formula is None:
-        return cubic.at(schedule._knots, t)
+        return interpolated(t)
     by_formula = -formula.sigma_ve_squared(t).log()
-    if not formula.gaps:
-        return by_formula
-    return torch.where(_in_gap(formula, t), cubic.at(schedule._knots, t), by_formula)
+    return torch.where(_in_gap(formula, t), interpolated(t), by_formula) if formula.gaps else by_formula
 
 
 def _in_gap(formula: Formula, t: Tensor) -> Tensor:
