@@ -41,12 +41,12 @@ class Level:
     """Where it is, −1 for clean data."""
     log_alpha_bar: float
 
-    @cached_property
+    @property  # cheaper than to hold it: a cached property takes a lock
     def signal(self) -> float:
         """α in the papers on fast solvers, √ᾱ here."""
         return math.exp(self.log_alpha_bar / 2)
 
-    @cached_property
+    @property
     def sigma(self) -> float:
         """σ in these papers: √(1−ᾱ)."""
         return math.sqrt(abs(math.expm1(self.log_alpha_bar)))
