@@ -15,11 +15,11 @@ from torch import nn
 from alphabar import DDPM, Clipped, NoiseSchedule, inpaint, sample
 from alphabar.errors import ConfigError, NoAnswerError, UnknownNameError
 from alphabar.kernels import Address
-from alphabar.process import PARAMETERISATIONS, addressed
+from alphabar.process import PARAMETERISATIONS, addressed, coefficients_table
 from alphabar.samplers.editing import KNOWN
 from alphabar.schedule import FAMILIES
+from alphabar.training import load, save, streams
 from alphabar.training import loop as training
-from alphabar.training import streams
 from alphabar.training.config import PRECISIONS, TrainConfig
 from alphabar.training.data import ImageData, load_data
 from alphabar.training.loop import train
@@ -226,20 +226,50 @@ def test_every_field_that_takes_a_name_says_which():
     }
 
 
-@pytest.mark.parametrize("prediction", PARAMETERISATIONS)
 @pytest.mark.parametrize("variance", VARIANCES)
-def test_every_kind_of_network_trains_and_then_samples(prediction, variance):
-    config = replace(TINY, prediction=prediction, variance=variance, steps=2, loss="min_snr", timesteps="edm")
-    *_, last = train(config)
+@pytest.mark.parametrize(
+    ("prediction", "schedule"),
+    [*((kind, "cosine") for kind in PARAMETERISATIONS), ("flow", "rectified_flow"), ("edm", "edm")],
+)
+def test_every_kind_of_network_trains_and_is_saved_and_samples(prediction, schedule, variance, tmp_path):
+    config = replace(TINY, prediction=prediction, schedule=schedule, variance=variance, steps=2)
+    *_, last = train(replace(config, loss="min_snr", timesteps="edm"))
     made = last.snapshot()
     assert made.learns_variance == (variance == "learned_range")
     sampler = DDPM(5, "learned_range" if made.learns_variance else "fixed_small")
-    assert sample(Clipped(made.denoiser()), (2, *made.shape), sampler, seed=0).isfinite().all()
+    found = [
+        sample(Clipped(each.denoiser()), (2, *made.shape), sampler, seed=0, progress=False)
+        for each in (made, load(save(tmp_path / "run", made)))
+    ]
+    assert torch.equal(*found)
 
 
-def test_a_kind_without_an_answer_is_refused_before_the_data_are_read(monkeypatch):
-    monkeypatch.setitem(FAMILIES, "no_signal", lambda steps: NoiseSchedule.linear(steps).zero_terminal_snr())
-    config = replace(TINY, schedule="no_signal", prediction="epsilon", data="no such folder")
+@pytest.mark.parametrize(("prediction", "dtype"), [("v_prediction", torch.int64), ("flow", torch.float32)])
+def test_the_network_takes_the_input_and_the_time_of_its_kind(prediction, dtype):
+    seen = []
+
+    class Spy(Scale):
+        def forward(self, x, t):
+            seen.append((x.clone(), t))
+            return super().forward(x, t)
+
+    white = ImageData(torch.full((512, 1, 8, 8), 255, dtype=torch.uint8))
+    losses(replace(TINY, prediction=prediction, batch_size=512, steps=1), data=white, network=Spy())
+    ((x, time),) = seen
+    assert time.dtype == dtype
+    kind, cosine = PARAMETERISATIONS[prediction], NoiseSchedule.cosine()
+    table = coefficients_table(cosine, kind)
+    own = torch.isnan(table.time[0])
+    t = time if own else (table.time.float() - time[:, None]).abs().argmin(1)
+    assert torch.equal(time, t if own else table.time[t].float())
+    of_x_0, of_noise = table.noised[t].unbind(-1)
+    # x = noised_0 · 1 + noised_1 · z, and 64 z are within 5/√64 of a mean of 0.
+    assert ((x.mean((1, 2, 3)).double() - of_x_0).abs() < 5 * of_noise / 8 + 1e-6).all()
+    assert (x.std((1, 2, 3)).double() / of_noise - 1).abs().max() < 0.5
+
+
+def test_a_kind_without_an_answer_is_refused_before_the_data_are_read():
+    config = replace(TINY, schedule="rectified_flow", prediction="epsilon", data="no such folder")
     check_error(lambda: losses(config), NoAnswerError, "'epsilon' at t = 999", "v_prediction")
     assert losses(replace(config, prediction="v_prediction", data="digits"), network=Scale())
 
