@@ -235,7 +235,7 @@ class DDIMScheduler(TimestepScheduler):
 
     @property
     def final_alpha_cumprod(self) -> Tensor:
-        """ᾱ where the last step lands."""
+        """ᾱ of the level where the last step lands."""
         return torch.tensor(self._final_level.log_alpha_bar).exp()
 
     def _get_variance(self, timestep: int, prev_timestep: int) -> Tensor:
@@ -245,7 +245,7 @@ class DDIMScheduler(TimestepScheduler):
 
 @drop_in("scheduling_ddim_inverse")
 class DDIMInverseScheduler(TimestepScheduler):
-    """DDIM upwards, from an image to the noise that it comes from."""
+    """Inversion of DDIM: from an image to the noise that DDIM makes it of."""
 
     def _initialise(self) -> None:
         super()._initialise()

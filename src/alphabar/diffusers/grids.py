@@ -101,6 +101,17 @@ def level_grid(
         return _flow_grid(config, schedule_sigmas, steps, sigmas, _shift(config, mu))
     if sigmas is not None:
         return _grid(_t_of(np.asarray(sigmas[:-1], float), schedule_sigmas), [*map(float, sigmas)])
+    return _schedule_grid(config, schedule_sigmas, steps, whole, timesteps)
+
+
+def _schedule_grid(
+    config: Mapping[str, Any],
+    schedule_sigmas: Numbers,
+    steps: int,
+    whole: bool,
+    timesteps: Sequence[float] | None,
+) -> Grid:
+    """Return the grid whose σ are those of the schedule at the timesteps, or spaced between two of them."""
     spacing = _sigma_spacing(config, timesteps)
     t = np.array(timesteps, float) if timesteps is not None else None
     if t is None:

@@ -1,4 +1,4 @@
-"""Put these schedulers in the place of diffusers' own, for code that one cannot edit."""
+"""Replace diffusers' own schedulers by these, for code that one cannot edit."""
 
 from __future__ import annotations
 
