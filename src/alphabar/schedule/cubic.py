@@ -27,7 +27,8 @@ class Knots(NamedTuple):
 
 
 def through(value: Tensor) -> Knots:
-    """Return the knots of the cubic through these (N,) values; a line at 0 through none."""
+    """Return the knots of the cubic through the finite ones of (N,) values; a line at 0 through none."""
+    value = value[value.isfinite()]
     value = value if len(value) else value.new_zeros(1)
     steps = value.diff()
     if len(value) < 3:

@@ -53,7 +53,7 @@ class Level:
 
     @cached_property
     def sigma_ve(self) -> float:
-        """ρ = √(1−ᾱ)/√ᾱ: the noise in x/√ᾱ, ∞ where ᾱ = 0."""
+        """√(1−ᾱ)/√ᾱ: the noise in x/√ᾱ, ∞ where ᾱ = 0."""
         return self.sigma / self.signal if self.signal else math.inf
 
     @cached_property

@@ -84,7 +84,7 @@ class NoiseSchedule:
         vars(self).update(_tables=tables, _log_alpha_bar=log_alpha_bar, _name=name)
         vars(self).update(
             _from_clean=torch.cat([log_alpha_bar.new_zeros(1), log_alpha_bar]),
-            _knots=cubic.through(self.log_snr[self.log_snr.isfinite()]),
+            _knots=cubic.through(self.log_snr),
             _key=array("d", log_alpha_bar.tolist()).tobytes() + (formula.name if formula else "").encode(),
             _config=dict(config) if config else None,
         )

@@ -3,7 +3,7 @@
 leading    ⌊T/n⌋ · i                 ends at 0, starts well below T−1 when n does not divide T
 trailing   round(T − i · T/n) − 1    starts at T−1
 linspace   round((T−1) · i/(n−1))    starts at T−1 and ends at 0
-karras     ρ^{1/7} evenly spaced     both ends, in the noise ρ of x/√ᾱ; t may be fractional
+karras     σ_ve^{1/7} evenly spaced  both ends, σ_ve = √(1−ᾱ)/√ᾱ; t may be fractional
 log_snr    log-SNR evenly spaced     both ends; t may be fractional
 
 The first three: Lin et al. 2023, arXiv 2305.08891, table 2; karras: Karras et al. 2022, arXiv 2206.00364,
@@ -65,10 +65,10 @@ def log_snr(schedule: NoiseSchedule, steps: int) -> list[float]:
 
 
 def karras(rho: float = 7.0) -> Place:
-    """Both ends, and between them ρ^{1/rho} evenly spaced, where ρ = √(1−ᾱ)/√ᾱ.
+    """Both ends, and between them σ_ve^{1/rho} evenly spaced, where σ_ve = √(1−ᾱ)/√ᾱ.
 
     Args:
-        rho: 1 spaces the noise itself evenly; the larger, the more steps go to little noise.
+        rho: 1 spaces σ_ve itself evenly; the larger, the more steps go to little noise.
 
     Raises:
         ConfigError: rho is not positive.
