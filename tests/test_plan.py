@@ -10,28 +10,15 @@ from cases import check_error, normals
 
 from alphabar import DDIM, DDPM, Denoiser, NoiseSchedule, Plan, Row
 from alphabar.errors import ConfigError, NoAnswerError, TimestepError
-from alphabar.samplers.adams import DEIS, LMS, PNDM
-from alphabar.samplers.dpm import DPMSolver
-from alphabar.samplers.euler import Euler, EulerAncestral, Heun
-from alphabar.samplers.loop import sample
-from alphabar.samplers.unipc import UniPC
+from alphabar.samplers import LMS, PNDM, REGISTRY, DPMSolver, UniPC, sample
 
 LINEAR = NoiseSchedule.linear()
-SAMPLERS = {
-    "DDPM": DDPM(6),
+SAMPLERS = {name: entry.with_evaluations(6) for name, entry in REGISTRY.items()} | {
     "DDPM learned_range": DDPM(6, "learned_range"),
-    "DDIM": DDIM(6),
     "DDIM inverse": DDIM(6, inverse=True),
-    "Euler": Euler(6),
-    "Euler ancestral": EulerAncestral(6),
-    "Heun": Heun(6),
-    "DPM-Solver++ 2M": DPMSolver(6),
     "DPM-Solver++ 3S": DPMSolver(6, order=3, multistep=False),
     "DPM-Solver++ SDE": DPMSolver(6, sde=True),
-    "UniPC": UniPC(6, order=3),
-    "DEIS": DEIS(6),
-    "LMS": LMS(6),
-    "PNDM": PNDM(6),
+    "UniPC 3": UniPC(6, order=3),
     "PNDM Runge–Kutta": PNDM(6, runge_kutta=True),
 }
 every_sampler = pytest.mark.parametrize("name", SAMPLERS)
@@ -85,7 +72,7 @@ def test_neither_samplers_nor_plans_nor_rows_can_be_changed(name):
             setattr(thing, field, None)
 
 
-@pytest.mark.parametrize("name", ["DDPM", "DDIM", "Heun", "DPM-Solver++ SDE", "UniPC", "PNDM Runge–Kutta"])
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "heun", "DPM-Solver++ SDE", "unipc", "PNDM Runge–Kutta"])
 def test_one_sampler_serves_eight_threads(name):
     sampler = SAMPLERS[name]
     denoiser = Denoiser(lambda x_t, t: torch.tanh(x_t + t[0] / 1000), NoiseSchedule.linear(), "v_prediction")

@@ -10,7 +10,7 @@ from alphabar.samplers.euler import Euler, EulerAncestral, Heun
 from alphabar.samplers.exact import GaussianMixture, gaussian_error, mixture_error, ranking
 from alphabar.samplers.fitted import Fitted
 from alphabar.samplers.loop import State, iter_sample, sample
-from alphabar.samplers.plan import Plan, Row, Sampler
+from alphabar.samplers.plan import Plan, Row, Sampler, Stepwise
 from alphabar.samplers.progress import track
 from alphabar.samplers.registry import REGISTRY, SOLVERS, sampler_names
 from alphabar.samplers.steps import in_eps, mirrored
@@ -37,6 +37,7 @@ __all__ = [
     "Row",
     "Sampler",
     "State",
+    "Stepwise",
     "UniPC",
     "amplification",
     "gaussian_error",
