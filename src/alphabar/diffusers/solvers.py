@@ -189,7 +189,7 @@ class UniPCMultistepScheduler(MultistepScheduler):
 
     def _rows(self, levels: Sequence[Level], first: int, *options: Any) -> Iterable[Row]:
         chosen = self._options
-        skipped = tuple(i - first for i in chosen["disable_corrector"])
+        skipped = tuple(i - first for i in chosen["disable_corrector"] if i >= first)
         return UniPC(
             order=chosen["solver_order"],
             scale=chosen["solver_type"],

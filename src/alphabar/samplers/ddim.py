@@ -55,7 +55,7 @@ class DDIM(Stepwise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.eta <= 1:
+        if not (isinstance(self.eta, int | float) and 0 <= self.eta <= 1):
             raise ConfigError(
                 f"eta is {self.eta!r}: it must lie in [0, 1], where 0 adds no noise and 1 is DDPM"
             )

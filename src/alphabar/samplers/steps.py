@@ -181,5 +181,5 @@ def check_order(order: int, highest: int) -> None:
     Raises:
         ConfigError: for anything else.
     """
-    if isinstance(order, bool) or order not in range(1, highest + 1):
+    if isinstance(order, bool) or not isinstance(order, int) or not 1 <= order <= highest:
         raise ConfigError(f"order is {order!r}: it must be a whole number in 1 … {highest}")

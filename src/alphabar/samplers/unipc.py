@@ -10,7 +10,7 @@ correction and the next prediction, so a step still costs one evaluation.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -68,8 +68,8 @@ class UniPC(Stepwise):
         super().__post_init__()
         check_order(self.order, 3)
         look_up(SCALES, self.scale, "scale")
-        uncorrected = tuple(self.uncorrected)
-        if not all(isinstance(i, int) for i in uncorrected):
+        uncorrected = tuple(self.uncorrected) if isinstance(self.uncorrected, Iterable) else (None,)
+        if not all(isinstance(i, int) and i >= 0 for i in uncorrected):
             raise ConfigError(f"uncorrected is {self.uncorrected!r}: give the numbers of steps, as in (0, 1)")
         object.__setattr__(self, "uncorrected", uncorrected)
 
