@@ -22,12 +22,11 @@ def normals_at(address, samples, *shape):
 
 
 def check_close(found, expected, count):
-    """To the last bit; two tensors, added in float32, to a unit in the last place (see ``kernels.h``)."""
-    if count != 2 or found.dtype == torch.float64:
-        assert torch.equal(found, expected)
+    """To the last bit; of two tensors of bfloat16 a tie may fall either way (see ``bfloat16.h``)."""
+    if count == 2 and found.dtype == torch.bfloat16:
+        torch.testing.assert_close(found, expected, rtol=torch.finfo(found.dtype).eps, atol=0)
     else:
-        smallest = 2**-24 if found.dtype == torch.float16 else 0
-        torch.testing.assert_close(found, expected, rtol=torch.finfo(found.dtype).eps, atol=smallest)
+        assert torch.equal(found, expected)
 
 
 @pytest.fixture
@@ -69,32 +68,11 @@ def test_a_table_of_coefficients_is_one_for_each_row(dtype, lead, reference):
     assert torch.equal(reference(ops.lincomb, table, tensors), expected)
 
 
-def test_two_floats_that_cancel_keep_their_small_difference():
-    x = normals(5000, dtype=torch.float32)
-    for difference in (2**-10, 2**-13, 2**-14, 2**-15, 2**-20, 2**-30):
-        near = -0.7 * (1 - difference)
-        exact = 0.7 * x.double() + near * x.double()
-        found = ops.lincomb((0.7, near), (x, x))
-        # 1½ units in the last place, which is at most ε of the number.
-        assert ((found - exact).abs() <= 1.5 * 2**-23 * exact.abs()).all()
-
-
 def test_what_is_not_finite_stays_so():
     x = torch.tensor([float("inf"), -float("inf"), float("nan"), 3e38, 0.0, 0.0])
     y = torch.tensor([1.0, 2.0, 3.0, 3e38, -0.0, 0.0])
     assert ops.lincomb((0.5, 1.5), (x, y)).nan_to_num(7, 8, 9).tolist() == [8, 9, 7, 8, 0, 0]
     assert ops.lincomb((1.5, -0.6), (x, y)).nan_to_num(7, 8, 9)[3] == pytest.approx(2.7e38)
-
-
-def test_two_halves_that_cancel_keep_their_small_difference():
-    # The sum is 2⁻²⁰ of its terms, of which float32 arithmetic would leave 2⁻⁴. Below float16's smallest
-    # normal number what remains is half the spacing of the subnormal ones.
-    for dtype in (torch.bfloat16, torch.float16):
-        x = normals(1000, dtype=dtype)
-        for a in (0.7, 1 / 3, 1e-3):
-            exact = a * 2**-20 * x.double()
-            found = ops.lincomb((a, -a * (1 - 2**-20)), (x, x))
-            assert ((found - exact).abs() <= torch.finfo(dtype).eps * exact.abs() + 2**-25).all()
 
 
 @pytest.mark.parametrize(
@@ -189,6 +167,8 @@ def test_noise_by_address_serves_every_precision_and_layout(dtype, reference):
         for scale in (0.25, normals(3, 1, 1, 1, seed=4), normals(3, x.shape[1], 1, 1, seed=4)):
             expected = reference(ops.lincomb, (0.5, scale), (x, z))
             check_close(ops.lincomb((0.5, scale), (x,), noise=address), expected, 2)
+            wide = reference(ops.lincomb, (0.5, scale), (x, z), dtype=torch.float64)  # z is as rough as x
+            assert torch.equal(ops.lincomb((0.5, scale), (x,), noise=address, dtype=torch.float64), wide)
 
 
 def test_a_result_larger_than_the_cache_goes_past_it_unchanged(reference):
@@ -348,29 +328,6 @@ def test_what_requires_a_gradient_is_served_where_none_is_kept():
     x = X.clone().requires_grad_()
     with torch.no_grad():
         assert torch.equal(cpu.at_once((2.0,), (x,)), 2 * X)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", [0, 1, 63, 5000, 300_000])
-def test_one_number_that_is_not_finite_is_found_wherever_it_stands(dtype, size, reference):
-    x = normals(size, dtype=dtype)
-    x[: size // 2] = torch.finfo(dtype).max
-    for check in (ops.all_finite, lambda x: reference(ops.all_finite, x)):
-        assert check(x)
-        for place in {0, size // 3, size - 1} if size else ():
-            for bad in (float("inf"), -float("inf"), float("nan")):
-                broken = x.clone()
-                broken[place] = bad
-                assert not check(broken)
-
-
-def test_finite_is_asked_of_every_layout():
-    x = normals(*SHAPE)
-    x[0, 0, 0, 0] = float("nan")
-    for layout in (x, x.to(memory_format=torch.channels_last), x.transpose(1, 3), x[::2, :, :, ::3]):
-        assert not ops.all_finite(layout)
-    assert ops.all_finite(x[:, :, 1:])
-    assert ops.all_finite(torch.arange(3))
 
 
 def test_gradients_and_transforms_take_the_reference():

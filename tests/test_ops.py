@@ -116,9 +116,8 @@ def test_a_combination_of_float32_data_is_exact_up_to_its_rounding(terms):
     coefficients, data = zip(*terms, strict=True)
     found = ops.lincomb(coefficients, [torch.tensor([x]) for x in data])
     exact = float(sum(Fraction(c) * Fraction(x) for c, x in terms))
-    # Products and sums in float64 err by ε of the largest term; what remains is half a float32 place, and
-    # of two tensors, which the CPU kernels add up in float32, one place, or 1½ beside a power of two.
-    places = 1.5 if len(terms) == 2 else 0.5001
+    # Products and sums in float64 err by ε of the largest term; what remains is half a float32 place.
+    places = 0.5001
     slack = 2 * len(terms) * 2**-52 * max(abs(c * x) for c, x in terms)
     place = unit_in_the_last_place(torch.tensor(exact, dtype=torch.float64), torch.float32).item()
     assert abs(found.item() - exact) <= places * place + slack

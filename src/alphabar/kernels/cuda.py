@@ -127,7 +127,7 @@ def _kernel(
         total += tl.load(c + 5) * tl.load(x_5 + place, mask=inside, other=0.0).to(tl.float64)
     if NOISE:
         z = _normals(seed, block, stream, first + row, BLOCK)
-        total += tl.load(c + COUNT) * z.to(tl.float64)
+        total += tl.load(c + COUNT) * z.to(x_0.dtype.element_ty).to(tl.float64)
     if CLIPS:  # by comparisons, so that NaN stays
         most = tl.load(limit)
         total = tl.where(total > most, most, tl.where(total < -most, -most, total))
@@ -138,7 +138,7 @@ def _kernel(
 
 
 def lincomb(terms: Terms, out: Tensor) -> bool:
-    """Write a sum into ``out``; for up to six dense tensors of one dtype and layout, and noise in float32."""
+    """Write a sum into ``out``; for up to six dense tensors of one dtype and layout."""
     coefficients, tensors, noise, _ = terms
     if not isinstance(coefficients, Tensor):
         if any(isinstance(c, Tensor) for c in coefficients):
@@ -161,8 +161,6 @@ def _lie_alike(tensors: Sequence[Tensor], out: Tensor, shared: bool, noise: Addr
     """Whether all lie alike and densely, of one dtype but for the last, row by row where rows differ."""
     last = not out.is_contiguous()
     if last and not (shared and noise is None and out.is_contiguous(memory_format=torch.channels_last)):
-        return False
-    if noise is not None and not tensors[0].dtype == out.dtype == torch.float32:
         return False
     like = tensors[0]
     return (

@@ -2,50 +2,47 @@
 
 #pragma once
 
-#include "normals.h"
+#include "cpu.h"
 #include "tensor.h"
 
 namespace {
 
-constexpr int64_t CHECKED_AT_ONCE = 1 << 12, CHECKED_PARALLEL_FROM = 1 << 18;  // elements
+constexpr int64_t WORDS_AT_ONCE = 1 << 11, WORDS_PARALLEL_FROM = 1 << 17;
 
-// The exponent of infinity and NaN is all ones; adding one to its last bit then sets the bit above it, the sign's.
-#define ALL_FINITE(NAME, T, EXPONENT) \
-    WIDEST static bool NAME(const T* x, int64_t count) { \
-        constexpr T mask = EXPONENT, sign = T(T(1) << (8 * sizeof(T) - 1)), least = T(mask & -mask); \
-        T any = 0; \
-        for (int64_t i = 0; i < count; ++i) any |= T((x[i] & mask) + least); \
-        return !(any & sign); \
-    }
-ALL_FINITE(are_finite_f64, uint64_t, 0x7FF0000000000000u)
-ALL_FINITE(are_finite_f32, uint32_t, 0x7F800000u)
-ALL_FINITE(are_finite_bf16, uint16_t, 0x7F80u)
-ALL_FINITE(are_finite_f16, uint16_t, 0x7C00u)
+// Of every number in a word of 64 bits: its exponent, the exponent's last bit, and its sign. By dtype.
+struct Fields {
+    uint64_t exponent, last, sign;
+};
+constexpr Fields FIELDS[] = {
+    {0x7FF0000000000000u, 0x0010000000000000u, 0x8000000000000000u},
+    {0x7F8000007F800000u, 0x0080000000800000u, 0x8000000080000000u},
+    {0x7F807F807F807F80u, 0x0080008000800080u, 0x8000800080008000u},
+    {0x7C007C007C007C00u, 0x0400040004000400u, 0x8000800080008000u},
+};
 
-template <class T> bool all_finite(const void* data, int64_t count, bool (*are_finite)(const T*, int64_t)) {
-    const T* x = static_cast<const T*>(data);
-    bool finite = true;
-#pragma omp parallel for schedule(static) if (count >= CHECKED_PARALLEL_FROM)
-    for (int64_t from = 0; from < count; from += CHECKED_AT_ONCE) {
+// The exponent of infinity and NaN is all ones: one more in its last bit carries into the sign.
+WIDEST static bool are_finite(const char* x, int64_t words, Fields of) {
+    uint64_t any = 0, word;
+    for (int64_t i = 0; i < words; ++i) std::memcpy(&word, x + 8 * i, 8), any |= (word & of.exponent) + of.last;
+    return !(any & of.sign);
+}
+
+bool all_finite(const char* x, int64_t bytes, Fields of) {
+    const int64_t words = bytes / 8;
+    char last[8] = {};
+    std::memcpy(last, x + 8 * words, bytes % 8);
+    bool finite = are_finite(last, 1, of);
+#pragma omp parallel for schedule(static) if (words >= WORDS_PARALLEL_FROM)
+    for (int64_t from = 0; from < words; from += WORDS_AT_ONCE) {
         bool so_far;
 #pragma omp atomic read
         so_far = finite;
-        const int64_t left = count - from;
-        if (so_far && !are_finite(x + from, left < CHECKED_AT_ONCE ? left : CHECKED_AT_ONCE)) {
+        if (so_far && !are_finite(x + 8 * from, words - from < WORDS_AT_ONCE ? words - from : WORDS_AT_ONCE, of)) {
 #pragma omp atomic write
             finite = false;
         }
     }
     return finite;
-}
-
-bool all_finite(const void* data, int64_t count, int dtype) {
-    switch (dtype) {
-        case 0: return all_finite<uint64_t>(data, count, are_finite_f64);
-        case 1: return all_finite<uint32_t>(data, count, are_finite_f32);
-        case 2: return all_finite<uint16_t>(data, count, are_finite_bf16);
-        default: return all_finite<uint16_t>(data, count, are_finite_f16);
-    }
 }
 
 // all_finite(tensor) → bool; None for what is no dense tensor of floating-point numbers on the CPU.
@@ -56,12 +53,12 @@ PyObject* all_finite(PyObject*, PyObject* tensor) {
         Py_RETURN_NONE;
     }
     Held shape(shape_of(tensor));
-    const void* data = address(tensor);
-    if (!shape || PyErr_Occurred()) return nullptr;
-    const int64_t count = size_of(shape);
+    const char* data = static_cast<const char*>(address_of(tensor));
+    if (PyErr_Occurred()) return nullptr;
+    const int64_t bytes = size_of(shape) * size_of_one(dtype);
     bool finite;
     Py_BEGIN_ALLOW_THREADS
-    finite = all_finite(data, count, dtype);
+    finite = all_finite(data, bytes, FIELDS[dtype]);
     Py_END_ALLOW_THREADS
     return PyBool_FromLong(finite);
 }

@@ -2,13 +2,10 @@
 
 #pragma once
 
-#include "kernels.h"
+#include "sum.h"
 #include "tensor.h"
 
 namespace {
-
-// The kernels' kinds by the dtypes of what goes in and comes out.
-constexpr int KINDS[4][4] = {{0, -1, -1, -1}, {-1, 1, -1, -1}, {-1, 3, 2, -1}, {-1, 5, -1, 4}};
 
 struct Arguments {
     PyObject *coefficients, *tensors, *rows, *noise, *out, *dtype;
@@ -18,7 +15,7 @@ struct Arguments {
 bool is_list(PyObject* object) { return PyTuple_Check(object) || PyList_Check(object); }
 
 // (seed, stream, first)
-bool read_address(PyObject* given, Noise& noise) {
+bool read_address(PyObject* given, Address& noise) {
     if (!PyTuple_Check(given) || PyTuple_GET_SIZE(given) != 3) return false;
     for (int k = 0; k < 3; ++k)
         if (!PyLong_CheckExact(PyTuple_GET_ITEM(given, k))) return false;
@@ -58,7 +55,7 @@ bool read_rows(Sum& sum, PyObject* rows, PyObject* shape, int64_t height) {
         const Py_ssize_t count = PyTuple_GET_SIZE(axes.object);
         sum.rows = size_of(axes);
         if ((sum.rows != 1 || count > 1) && (count >= PyTuple_GET_SIZE(shape) || !agree(axes, shape, count))) return false;
-        sum.at = static_cast<const int64_t*>(address(rows));
+        sum.at = static_cast<const int64_t*>(address_of(rows));
     }
     for (int64_t row = 0; row < sum.rows; ++row)
         if (sum.at[row] < 0 || sum.at[row] >= height) return false;
@@ -73,7 +70,7 @@ bool read_table(Sum& sum, const Arguments& given, PyObject* shape) {
     Held axes(shape_of(table));
     const Py_ssize_t lead = axes ? PyTuple_GET_SIZE(axes.object) - 1 : -1;
     if (lead < 0 || PyLong_AsLong(PyTuple_GET_ITEM(axes.object, lead)) != sum.all()) return false;
-    sum.c = static_cast<const double*>(address(table));
+    sum.c = static_cast<const double*>(address_of(table));
     if (given.rows != Py_None) return lead == 1 && read_rows(sum, given.rows, shape, size_of(axes, 1));
     sum.rows = size_of(axes, lead), sum.shared = lead == 0;
     return lead < PyTuple_GET_SIZE(shape) && agree(axes, shape, lead);
@@ -85,19 +82,20 @@ bool read_tensors(Sum& sum, const Arguments& given, const int* places, PyObject*
     const bool last = !is_contiguous(like, false);
     if (last && (sum.rows > 1 || sum.noise || !is_contiguous(like, true))) return false;
     const int in = plain_dtype(like), to = given.dtype == Py_None ? in : place_of(given.dtype);
-    if (in < 0 || in == INT64 || to < 0 || to == INT64 || (sum.kind = KINDS[in][to]) < 0) return false;
-    if (sum.noise && sum.kind != FLOAT) return false;
+    if (in < 0 || in == INT64 || to < 0 || to == INT64 || !(sum.kernel = kernel_for(in, to, sum.all()))) return false;
+    if (sum.noise && (in != FLOAT32 || to != FLOAT32)) return false;
+    sum.size = size_of_one(to);
     const auto fits = [&](PyObject* tensor, int dtype) {
         return plain_dtype(tensor) == dtype && is_contiguous(tensor, last) && has_shape(tensor, shape)
             && !(given.grad && requires_grad(tensor));
     };
     for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(given.tensors); ++k)
         if (!fits(PySequence_Fast_GET_ITEM(given.tensors, k), in)) return false;
-    for (int k = 0; k < sum.n; ++k) sum.x[k] = address(PySequence_Fast_GET_ITEM(given.tensors, places[k]));
+    for (int k = 0; k < sum.n; ++k) sum.x[k] = address_of(PySequence_Fast_GET_ITEM(given.tensors, places[k]));
     return given.out == Py_None || fits(given.out, to);
 }
 
-bool read(Sum& sum, Noise& noise, double* numbers, const Arguments& given) {
+bool read(Sum& sum, Address& noise, double* numbers, const Arguments& given) {
     if (!is_list(given.tensors)) return false;
     const Py_ssize_t count = PySequence_Fast_GET_SIZE(given.tensors);
     if (count < 1 || count > MOST || !(sum.limit >= 0)) return false;
@@ -128,7 +126,7 @@ PyObject* lincomb(PyObject*, PyObject* const* args, Py_ssize_t count) {
     if (count != 8) return PyErr_Format(PyExc_TypeError, "lincomb takes 8 arguments");
     const Arguments given{args[0], args[1], args[2], args[3], args[4], args[5], args[7] == Py_True};
     Sum sum{};
-    Noise noise{};
+    Address noise{};
     double numbers[MOST + 1];
     sum.limit = PyFloat_AsDouble(args[6]);
     if (!read(sum, noise, numbers, given)) {
@@ -138,7 +136,7 @@ PyObject* lincomb(PyObject*, PyObject* const* args, Py_ssize_t count) {
     PyObject* result = given.out;
     if (result == Py_None) result = new_like(PySequence_Fast_GET_ITEM(given.tensors, 0), given.dtype);
     else Py_INCREF(result);
-    if (!result || !(sum.out = address(result))) {
+    if (!result || !(sum.out = address_of(result))) {
         Py_XDECREF(result);
         return nullptr;
     }

@@ -86,11 +86,11 @@ def lincomb(
     like = tensors[0]
     if out is not None:
         check_out(out, like, dtype)
-        return _written(terms, out)
+        return _written(terms, like, out)
     dtype = dtype or like.dtype
     if is_traced() or _needs_grad(terms):
         return _functional(terms, like, dtype)
-    return _written(terms, torch.empty_like(like, dtype=dtype))
+    return _written(terms, like, torch.empty_like(like, dtype=dtype))
 
 
 def all_finite(x: Tensor) -> bool:
@@ -103,7 +103,7 @@ def all_finite(x: Tensor) -> bool:
     return bool(x.isfinite().all()) if finite is None else finite
 
 
-def _written(terms: Terms, out: Tensor) -> Tensor:
+def _written(terms: Terms, like: Tensor, out: Tensor) -> Tensor:
     """Carry the sum out by the backend of the device, or in plain torch."""
     if _needs_grad(terms):
         raise ConfigError("out is given and a gradient required: omit out, or call under torch.no_grad()")
@@ -112,7 +112,7 @@ def _written(terms: Terms, out: Tensor) -> Tensor:
     kernels = backend(out.device)
     if kernels and kernels.lincomb(terms, out):
         return out
-    terms = reference.drawn(terms, out)
+    terms = reference.drawn(terms, like)
     if not (kernels and kernels.lincomb(terms, out)):
         reference.write(terms, out)
     return out

@@ -30,7 +30,7 @@ def work_dtype(device: torch.device) -> torch.dtype:
 
 
 def drawn(terms: Terms, like: Tensor) -> Terms:
-    """Return the terms with their noise, if any, as one more tensor."""
+    """Return the terms with their noise, if any, as one more tensor: rounded to the dtype of the data."""
     if terms.noise is None:
         return terms
     z = torch.empty(like.shape, dtype=torch.float32, device=like.device)

@@ -10,7 +10,7 @@
 
 namespace {
 
-constexpr int FLOAT64 = 0, INT64 = 4, DTYPES = 5;  // places in `dtypes`; between them float32, bfloat16, float16
+constexpr int INT64 = 4, DTYPES = 5;  // places in `dtypes`: float64, float32, bfloat16, float16, int64
 
 // What `begin` is told: types, dtypes, a memory format and a function of torch.
 PyObject *tensor_types[2], *dtypes[DTYPES], *channels_last, *empty_like;
@@ -60,7 +60,7 @@ bool has_shape(PyObject* tensor, PyObject* shape) {
     return own && PyObject_RichCompareBool(own, shape, Py_EQ) == 1;
 }
 
-void* address(PyObject* tensor) {
+void* address_of(PyObject* tensor) {
     Held number(PyObject_CallMethodNoArgs(tensor, data_ptr_name));
     return number ? PyLong_AsVoidPtr(number) : nullptr;
 }

@@ -9,7 +9,7 @@ Equations of Ho et al. 2020, arXiv 2006.11239; the third is equation 22 of Kingm
 2107.00630.
 
 Data of any floating precision: coefficients are float64, and the result is what float64 arithmetic gives,
-rounded once; on the CPU float32 data err by up to one unit in the last place, for the sake of speed.
+rounded once.
 Everywhere t may be an integer, or a tensor of integers that broadcasts against the leading dimensions.
 """
 
@@ -66,7 +66,7 @@ def add_noise(
         out: where to write, of the shape, dtype and device of x_0; may be x_0 or noise.
 
     Returns:
-        x_t, of the shape and dtype of x_0, within one unit in the last place of the exact value.
+        x_t, of the shape and dtype of x_0, within half a unit in the last place of the exact value.
 
     Raises:
         TimestepError: t is no integer or outside 0 … T−1.

@@ -2,41 +2,13 @@
 
 #pragma once
 
-#include <cstdint>
-#include <cstring>
-
-#ifdef __SSE2__
-#include <immintrin.h>
-#endif
-
-// Where 512 bits are one word, which is asked at run time, a few loops are written for them.
-#if defined(__x86_64__) && defined(__GNUC__)
-#define HAS_WIDE
-#endif
-
-// Each kernel is compiled for several instruction sets, and the loader picks the widest that the processor has.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define WIDEST __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define WIDEST
-#endif
+#include "cpu.h"
 
 namespace {
 
-inline uint32_t bits_of(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    return bits;
-}
-
-inline float float_of(uint32_t bits) {
-    float value;
-    std::memcpy(&value, &bits, 4);
-    return value;
-}
-
 constexpr int LANES = 64;             // blocks at a time, so that every loop over them becomes wide
 constexpr int64_t CHUNK = 4 * LANES;  // normals
+constexpr int64_t NORMALS_PARALLEL_FROM = 1 << 13;  // below, waking threads costs more than it saves
 constexpr uint32_t FACTORS[2] = {0xD2511F53u, 0xCD9E8D57u}, KEY_STEPS[2] = {0x9E3779B9u, 0xBB67AE85u};
 using Words = uint32_t[4][LANES];
 
@@ -52,14 +24,13 @@ inline __attribute__((always_inline)) void philox(Words c, uint32_t k0, uint32_t
         }
 }
 
-#ifdef HAS_WIDE
-#define WIDE __attribute__((target("avx512f,avx512bw,avx512dq")))
-const bool IS_WIDE =
-    __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+#ifdef X86
+
+const bool HAS_AVX512 = __builtin_cpu_supports("avx512f");
 
 // The same where 16 lanes are one word. Compilers take products of 64 bits, which cost half as much again as these.
 // All words at once, whose long chains overlap.
-WIDE void philox_wide(Words c, uint32_t k0, uint32_t k1) {
+__attribute__((target("avx512f"))) void philox_wide(Words c, uint32_t k0, uint32_t k1) {
     constexpr int WIDTH = 16, AT_ONCE = LANES / WIDTH, EACH = 0x96;  // exclusive or of three
     const __m512i f0 = _mm512_set1_epi32(int(FACTORS[0])), f1 = _mm512_set1_epi32(int(FACTORS[1]));
     // The upper halves of eight products, then those of the eight of the odd lanes, each to its lane.
@@ -127,8 +98,8 @@ WIDEST static void normals(uint64_t seed, uint32_t stream, uint64_t sample, int6
     uint32_t c[4][LANES];
     for (int i = 0; i < LANES; ++i)
         c[0][i] = uint32_t(from + i), c[1][i] = stream, c[2][i] = uint32_t(sample), c[3][i] = uint32_t(sample >> 32);
-#ifdef HAS_WIDE
-    if (IS_WIDE) philox_wide(c, uint32_t(seed), uint32_t(seed >> 32));
+#ifdef X86
+    if (HAS_AVX512) philox_wide(c, uint32_t(seed), uint32_t(seed >> 32));
     else
 #endif
         philox(c, uint32_t(seed), uint32_t(seed >> 32));
@@ -151,15 +122,18 @@ WIDEST static void normals(uint64_t seed, uint32_t stream, uint64_t sample, int6
 
 namespace {
 
-struct Noise {
+// Where the noise of a batch lies: that of its sample `row` at (seed, stream, first + row).
+struct Address {
     uint64_t seed, first;
     uint32_t stream;
 
-    // The normals from element `start` on of the sample in `row`, at most CHUNK of them.
-    void draw(int64_t row, int64_t start, int64_t count, float* out) const {
-        if (count % 4 == 0) return normals(seed, stream, first + row, start / 4, int(count / 4), out);
+    // The normals of a sample from its element `start` on, which is a multiple of 4.
+    void normals(int64_t row, int64_t start, int64_t count, float* out) const {
+        for (; count >= CHUNK; start += CHUNK, count -= CHUNK, out += CHUNK)
+            ::normals(seed, stream, first + row, start / 4, LANES, out);
+        if (!count) return;
         float whole[CHUNK];
-        normals(seed, stream, first + row, start / 4, int((count + 3) / 4), whole);
+        ::normals(seed, stream, first + row, start / 4, int((count + 3) / 4), whole);
         std::memcpy(out, whole, count * sizeof(float));
     }
 };
