@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from functools import partial
 
 import pytest
@@ -10,8 +9,10 @@ import torch
 from PIL import Image
 
 from alphabar import NoiseSchedule
+from alphabar.cli import _main as entry
+from alphabar.cli import main
 from alphabar.cli import sampling as commands
-from alphabar.cli.main import COMMANDS, main
+from alphabar.cli._main import COMMANDS
 from alphabar.samplers import REGISTRY, SOLVERS, ranking
 
 TRAIN = ["--steps", "2", "--batch-size", "4", "--channels", "8", "--precision", "float32"]
@@ -85,9 +86,7 @@ def test_where_training_may_not_write_is_said_before_it_begins(tmp_path, capsys,
         digit(tmp_path / "photos" / f"{k}.png", k)
     (tmp_path / "linked").symlink_to(tmp_path / "photos")
     (tmp_path / "file").write_text("x")
-    monkeypatch.setattr(
-        sys.modules["alphabar.cli.main"], "train", lambda *arguments, **more: pytest.fail("training began")
-    )
+    monkeypatch.setattr(entry, "train", lambda *arguments, **more: pytest.fail("training began"))
     photos = str(tmp_path / "photos")
     places = {
         "photos": "one lies in the other",

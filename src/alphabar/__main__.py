@@ -2,7 +2,7 @@
 
 import sys
 
-from alphabar.cli.main import main
+from alphabar.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

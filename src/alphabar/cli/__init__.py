@@ -5,16 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from alphabar.errors import MissingExtraError
+
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 2 after one line on stderr that says what would be right."""
     try:
-        from alphabar.cli.main import main as run
-    except ImportError as missing:
-        print(
-            f"alphabar: the command line needs {missing.name}: pip install 'alphabar[train]'", file=sys.stderr
-        )
-        return 2
+        from alphabar.cli._main import run
+    except MissingExtraError as missing:
+        return _complain(str(missing))
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.partition(".")[0] == "alphabar":
+            raise  # an error of this package, not of how it was installed
+        return _complain(f"the command line needs {missing.name}: pip install 'alphabar[train]'")
     return run(arguments)
+
+
+def _complain(text: str) -> int:
+    print(f"alphabar: {text}", file=sys.stderr)
+    return 2

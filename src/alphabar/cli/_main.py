@@ -1,7 +1,7 @@
 """The command line: ``alphabar noise | schedule | samplers | train | sample | edit | … | demo``.
 
 Every command is a dataclass: its fields are the arguments, and calling it does the work. Those that take a
-trained network are in ``commands.py``. The training command is the :class:`alphabar.train.TrainConfig` of
+trained network are in ``sampling.py``. The training command is the :class:`alphabar.training.TrainConfig` of
 the Python API with a place to write to. A wrong argument is one line on stderr and exit code 2.
 """
 
@@ -35,7 +35,7 @@ from alphabar.samplers import ranking, track
 from alphabar.schedule import FAMILIES, NoiseSchedule
 from alphabar.training import TrainConfig, checkpoint, has_bfloat16, load_data, read_image, to_unit, train
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "run"]
 
 LOSS = "loss.png"  # of a run, the curve of its loss
 KNOWN = ", ".join(FAMILIES)  # the names of schedules, for help texts
@@ -222,7 +222,7 @@ COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 2 after one line on stderr that says what would be right."""
     command = _parse(sys.argv[1:] if arguments is None else arguments)
     try:
