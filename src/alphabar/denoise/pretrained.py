@@ -315,13 +315,20 @@ def _scheduler(contents: Pretrained) -> Any:
     base, _, settings = kind.name.partition("(sigma_data=")
     if own == SCHEDULERS.get(base):
         sigma_data = {"sigma_data": float(settings.rstrip(")") or 0.5)} if base == "edm" else {}
-        return getattr(diffusers, own)(**config, **sigma_data)
+        return _made(getattr(diffusers, own), {**config, **sigma_data})
     if own != "DDPMScheduler":  # its path by β, as the scheduler of its own means another kind of network
         config = {"num_train_timesteps": len(schedule), "trained_betas": schedule.beta.tolist()}
     config = {key: value for key, value in config.items() if key not in OWN_KEYS}
     if contents.learns_variance:
         config["variance_type"] = "learned_range"
-    return diffusers.DDPMScheduler(**config, prediction_type=kind.name, timestep_spacing="trailing")
+    reading = {"prediction_type": kind.name, "timestep_spacing": "trailing"}
+    return _made(diffusers.DDPMScheduler, {**config, **reading})
+
+
+def _made(scheduler: Any, config: Mapping[str, Any]) -> Any:
+    """Return a diffusers scheduler whose configuration also keeps entries that are this library's own."""
+    with _quiet():
+        return scheduler.from_config(dict(config))
 
 
 def _description(contents: Pretrained, scheduler: str) -> dict[str, Any]:
