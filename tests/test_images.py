@@ -1,5 +1,7 @@
 """Images as tensors and back: every mode, depth, orientation and size."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ from pictures import encoded, picture_of, plain
 from PIL import Image
 
 from alphabar.errors import DataError, DtypeError
-from alphabar.training.data import read_image, sample_photograph, to_uint8, to_unit
+from alphabar.training.data import load_data, read_image, sample_photograph, to_uint8, to_unit
+from alphabar.training.images import CropWarning
 
 # [−1, 1] and back
 
@@ -137,6 +140,7 @@ def test_exif_orientation_is_respected(tmp_path, orientation):
 
 @settings(max_examples=40)
 @given(st.integers(1, 12), st.integers(1, 12))
+@pytest.mark.filterwarnings("ignore::alphabar.training.images.CropWarning")
 def test_the_crop_is_the_middle(tmp_path_factory, height, width):
     array = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     path = tmp_path_factory.mktemp("crop") / "a.png"
@@ -146,6 +150,27 @@ def test_the_crop_is_the_middle(tmp_path_factory, height, width):
     middle = array[top : top + side, left : left + side]
     assert np.array_equal(read_image(path, size=side).permute(1, 2, 0).numpy(), middle)
     assert np.array_equal(read_image(path).permute(1, 2, 0).numpy(), array)
+
+
+@pytest.mark.parametrize("form", [(2, 4), (4, 2), (1, 7)])
+def test_the_crop_has_the_form_asked_for_and_says_so(tmp_path, form):
+    array = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(picture_of(array)))
+    with pytest.warns(CropWarning, match=rf"a\.png has 8×8 pixels: .* {form[0]}×{form[1]}"):
+        assert read_image(path, size=form).shape == (1, *form)
+    wide = np.repeat(np.repeat(np.arange(8, dtype=np.uint8).reshape(2, 4), 2, 0), 2, 1)
+    path.write_bytes(encoded(picture_of(wide)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_image(path, size=(4, 8)).tolist() == [wide.tolist()]
+
+
+def test_data_that_are_cropped_are_counted(tmp_path):
+    for k, size in enumerate([(4, 4), (4, 6), (9, 4)]):
+        plain(k, size=size).save(tmp_path / f"{k}.png")
+    with pytest.warns(CropWarning, match="2 of 3 images are not square"):
+        load_data(str(tmp_path))
 
 
 def test_resizing_does_not_alias(tmp_path):

@@ -1,5 +1,8 @@
 """Data from tables and by name: which column holds the images, and what the labels are called."""
 
+import os
+import re
+
 import datasets
 import numpy as np
 import pyarrow as pa
@@ -8,7 +11,7 @@ from pictures import encoded, greys, plain, stored, write_folder, write_parquet
 from sklearn.datasets import load_digits
 
 from alphabar.errors import DataError
-from alphabar.training.data import load_data
+from alphabar.training.data import load_data, read_image
 
 # Tables
 
@@ -103,15 +106,64 @@ def test_hugging_face_data_sets_are_loaded_by_name(monkeypatch):
         assert data.labels.tolist() == [1, 0, 1, 1, 0]
 
 
-@pytest.mark.parametrize("source", ["", "digit", "/nowhere/at/all", "none.parquet"])
-def test_an_unknown_source_says_what_forms_are_known(monkeypatch, source):
+@pytest.mark.parametrize("source", ["digit", "someone/something"])
+def test_a_name_is_looked_for_on_the_hub_when_there_is_no_such_folder(monkeypatch, source):
     def refuse(name, split):
         raise FileNotFoundError(f"no {name} with {split}")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
-    known = r"not 'digits', a folder or a \.parquet file\), cannot be read: no .* with train"
-    with pytest.raises(DataError, match=f"'{source}', taken for a Hugging Face dataset .{known}"):
+    known = "taken for a Hugging Face dataset, as there is no such folder, cannot be read: no .* with train"
+    with pytest.raises(DataError, match=f"'{source}', {known}"):
         load_data(source)
+
+
+@pytest.mark.parametrize("source", ["", "/nowhere/at/all", "none.parquet", "a/b/c", "photo.png", "no such"])
+def test_the_hub_is_asked_for_nothing_that_is_no_name_of_its(monkeypatch, source):
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: pytest.fail("asked"))
+    with pytest.raises(DataError, match=f"'{source}': no such folder, .* 'digits', a folder, a .parquet"):
+        load_data(source)
+
+
+def test_what_is_there_and_holds_no_images_is_not_looked_for_elsewhere(monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: pytest.fail("asked"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes").write_text("x")
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe.parquet")
+    for source in ("notes", "pipe", "pipe.parquet", "/dev/zero"):
+        with pytest.raises(DataError, match=f"'{source}' is neither a folder of images nor a .parquet file"):
+            load_data(source)
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(DataError, match=r"pipe\.png cannot be read .*no regular file"):
+        load_data(str(tmp_path))
+    for source in ("pipe.png", "/dev/zero"):
+        with pytest.raises(DataError, match="no regular file"):
+            read_image(source)
+
+
+def test_columns_are_chosen_by_name(tmp_path):
+    columns = {
+        "image": [stored(plain(k)) for k in range(3)],
+        "other": [stored(plain(k + 9)) for k in range(3)],
+    }
+    columns |= {"label": [0, 1, 2], "kind": ["a", "b", "a"]}
+    path = write_parquet(tmp_path / "a.parquet", columns)
+    data = load_data(path, image_column="other", label_column="kind")
+    assert greys(data) == [9, 10, 11]
+    assert (data.classes, data.labels.tolist()) == (("a", "b"), [0, 1, 0])
+    for flag, wrong in (("image", {"image_column": "img"}), ("label", {"label_column": "img"})):
+        with pytest.raises(
+            DataError, match=f"no column 'img' .--{flag}-column.*only image, other, label, kind"
+        ):
+            load_data(path, **wrong)
+
+
+def test_labels_that_cannot_be_used_are_named(tmp_path):
+    for values, named in (([0.5, 1.0], "2 of its 2 labels .* 0.5"), ([3, -1], "1 of its 2 labels .* -1")):
+        columns = {"image": [stored(plain(k)) for k in range(2)], "label": values}
+        data = load_data(write_parquet(tmp_path / "a.parquet", columns))
+        assert re.search(named, data.unlabelled)
+    assert load_data("digits").unlabelled == ""
 
 
 def test_digits_are_scikit_learns():
