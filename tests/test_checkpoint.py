@@ -315,22 +315,61 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(tmp_path, 
 MINE = replace(PARAMETERISATIONS["v_prediction"], name="mine")
 
 
+PATHS = {
+    "cosine": NoiseSchedule.cosine(20),
+    "laplace": NoiseSchedule.laplace(20),
+    "rectified_flow": NoiseSchedule.rectified_flow(20, shift=3.0),
+    "edm": NoiseSchedule.edm(20),
+    "alpha_bar": NoiseSchedule.from_alpha_bar([0.9, 0.5, *(10.0**-k for k in range(1, 19))]),
+}
+SCHEDULER_OF = {
+    ("flow", "rectified_flow"): "FlowMatchEulerDiscreteScheduler",
+    ("edm", "edm"): "EDMEulerScheduler",
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
-    "kind", ["flow", "edm", edm(0.7), edm(1 / 3), MINE], ids=lambda k: getattr(k, "name", k)
+    "kind", ["v_prediction", "flow", "edm", edm(0.7), edm(1 / 3), MINE], ids=lambda k: getattr(k, "name", k)
 )
-def test_any_kind_of_network_comes_back_as_it_was_saved(kind, tmp_path, monkeypatch):
-    saved = replace(checkpoint(), prediction=kind)
+def test_any_kind_of_network_on_any_schedule_comes_back_as_it_was_saved(kind, path, tmp_path, monkeypatch):
+    saved = replace(checkpoint(schedule=PATHS[path]), prediction=kind)
     save(tmp_path / "run", saved)
     if kind is MINE:
         check_error(lambda: load(tmp_path / "run"), UnknownNameError, "'mine'")
         again = Denoiser.from_pretrained(tmp_path / "run", prediction=MINE)
         assert torch.equal(again(X, 7).x_0, saved.denoiser()(X, 7).x_0)
         monkeypatch.setitem(PARAMETERISATIONS, "mine", MINE)
+    config = json.loads((tmp_path / "run" / SCHEDULER).read_text())
+    base = getattr(kind, "name", kind).partition("(")[0]
+    assert config["_class_name"] == SCHEDULER_OF.get((base, path), "DDPMScheduler")
+    diffusers.DDPMPipeline.from_pretrained(tmp_path / "run")
     loaded = load(tmp_path / "run")
     assert loaded.schedule == saved.schedule
+    assert torch.equal(loaded.schedule.log_snr, saved.schedule.log_snr)
     assert torch.equal(loaded.denoiser()(X, 7.5).x_0, saved.denoiser()(X, 7.5).x_0)
     again = load(loaded.denoiser().save_pretrained(tmp_path / "again"))
     assert torch.equal(again.denoiser()(X, 7.5).x_0, saved.denoiser()(X, 7.5).x_0)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "kind", "schedule"),
+    [
+        ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, "flow", NoiseSchedule.rectified_flow(shift=3.0)),
+        ("FlowMatchHeunDiscreteScheduler", {}, "flow", NoiseSchedule.rectified_flow()),
+        ("EDMEulerScheduler", {}, "edm", NoiseSchedule.edm()),
+        ("EDMDPMSolverMultistepScheduler", {"sigma_data": 1.0}, "edm(sigma_data=1.0)", NoiseSchedule.edm()),
+    ],
+)
+def test_pipelines_of_flow_matching_and_of_edm_are_opened(name, settings, kind, schedule, tmp_path):
+    place = their_folder(tmp_path, scheduler=getattr(diffusers, name)(**settings))
+    loaded = load(place)
+    assert getattr(loaded.prediction, "name", loaded.prediction) == kind
+    assert loaded.schedule == schedule
+    config = json.loads((place / SCHEDULER).read_text())
+    if kind != "flow":
+        (place / SCHEDULER).write_text(json.dumps({**config, "prediction_type": "v_prediction"}))
+        check_error(lambda: load(place), CheckpointError, "EDM", "'v_prediction'")
 
 
 # --- damage ---

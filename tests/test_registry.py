@@ -4,10 +4,10 @@ import inspect
 import re
 
 import pytest
+from alphabar.cli.main import main
 from cases import check_error
 
 from alphabar import NoiseSchedule, samplers
-from alphabar.cli.main import main
 from alphabar.errors import ConfigError
 from alphabar.samplers import REGISTRY, SOLVERS, sampler_names
 from alphabar.schedule import FAMILIES, SPACINGS

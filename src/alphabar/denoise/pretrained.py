@@ -50,7 +50,6 @@ NETWORKS = {
 SCHEDULERS = {"flow": "FlowMatchEulerDiscreteScheduler", "edm": "EDMEulerScheduler"}
 """The scheduler that stands for a kind of network, where its own schedule is that scheduler's too."""
 
-
 ATTEMPTS = 5  # of reading a folder that another process is replacing
 
 
@@ -269,6 +268,8 @@ def _quiet() -> Iterator[None]:
 def _check_beta(place: Path, config: Mapping[str, Any]) -> None:
     """Refuse a scheduler whose noise is not known: DDPM's defaults would be taken in silence."""
     name = config.get("_class_name", "scheduler")
+    if not isinstance(name, str):
+        raise CheckpointError(f"{place} has the scheduler {str(name)[:60]}: expected the name of a class")
     if name not in KINDS and "beta_schedule" not in config and config.get("trained_betas") is None:
         raise CheckpointError(f"{place} has a {name}, which has no β: such networks are not known here")
 
@@ -315,20 +316,13 @@ def _scheduler(contents: Pretrained) -> Any:
     base, _, settings = kind.name.partition("(sigma_data=")
     if own == SCHEDULERS.get(base):
         sigma_data = {"sigma_data": float(settings.rstrip(")") or 0.5)} if base == "edm" else {}
-        return _made(getattr(diffusers, own), {**config, **sigma_data})
+        return getattr(diffusers, own)(**config, **sigma_data)
     if own != "DDPMScheduler":  # its path by β, as the scheduler of its own means another kind of network
         config = {"num_train_timesteps": len(schedule), "trained_betas": schedule.beta.tolist()}
     config = {key: value for key, value in config.items() if key not in OWN_KEYS}
     if contents.learns_variance:
         config["variance_type"] = "learned_range"
-    reading = {"prediction_type": kind.name, "timestep_spacing": "trailing"}
-    return _made(diffusers.DDPMScheduler, {**config, **reading})
-
-
-def _made(scheduler: Any, config: Mapping[str, Any]) -> Any:
-    """Return a diffusers scheduler whose configuration also keeps entries that are this library's own."""
-    with _quiet():
-        return scheduler.from_config(dict(config))
+    return diffusers.DDPMScheduler(**config, prediction_type=kind.name, timestep_spacing="trailing")
 
 
 def _description(contents: Pretrained, scheduler: str) -> dict[str, Any]:
