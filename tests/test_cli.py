@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from alphabar import NoiseSchedule
-from alphabar.cli import _main as entry
-from alphabar.cli import main
+from alphabar.cli import main, training
 from alphabar.cli import sampling as commands
 from alphabar.cli._main import COMMANDS
 from alphabar.samplers import REGISTRY, SOLVERS, ranking
+from alphabar.training import load_data
 
 TRAIN = ["--steps", "2", "--batch-size", "4", "--channels", "8", "--precision", "float32"]
 
@@ -53,7 +53,10 @@ def test_training_then_sampling_from_the_folder(tmp_path, capsys):
     arguments = ["sample", str(run), "--num", "5", "--steps", "3", "--seed", "7", "--batch-size"]
     assert main([*arguments, "2"]) == 0
     names = sorted(path.name for path in (run / "samples").iterdir())
-    assert names == [*(f"{i:05}.png" for i in range(5)), "grid.png"]
+    assert names == [*(f"{i:05}.png" for i in range(5)), "samples.json"]
+    assert load_data(str(run / "samples")).shape == (1, 8, 8)
+    with Image.open(run / "samples.png") as grid:
+        assert grid.width > 3 * 64
     assert main([*arguments, "5", "--sampler", "ddim", "--out", str(tmp_path / "again")]) == 0
     pictures = [(place / "00003.png").read_bytes() for place in (run / "samples", tmp_path / "again")]
     assert pictures[0] == pictures[1]  # the batch does not matter
@@ -86,7 +89,7 @@ def test_where_training_may_not_write_is_said_before_it_begins(tmp_path, capsys,
         digit(tmp_path / "photos" / f"{k}.png", k)
     (tmp_path / "linked").symlink_to(tmp_path / "photos")
     (tmp_path / "file").write_text("x")
-    monkeypatch.setattr(entry, "train", lambda *arguments, **more: pytest.fail("training began"))
+    monkeypatch.setattr(training, "train", lambda *arguments, **more: pytest.fail("training began"))
     photos = str(tmp_path / "photos")
     places = {
         "photos": "one lies in the other",
@@ -114,16 +117,16 @@ def test_every_sampler_samples_by_its_name_with_no_more_evaluations_than_asked(s
     out = tmp_path / "samples"
     arguments = ["sample", str(run), "--num", "2", "--steps", "4", "--sampler", sampler, "--out", str(out)]
     assert main(arguments) == 0
-    assert len(list(out.iterdir())) == 3
+    assert len(list(out.glob("*.png"))) == 2
     made = REGISTRY[sampler].with_evaluations(4, "karras")
     assert made.spacing == "karras"
     assert len(made.plan(NoiseSchedule.cosine())) <= 4
 
 
 def test_the_fitted_sampler_samples_and_refuses_what_it_was_not_fitted_to(run, tmp_path, capsys):
-    arguments = ["sample", str(run), "--num", "2", "--sampler", "fitted", "--out", str(tmp_path)]
+    arguments = ["sample", str(run), "--num", "2", "--sampler", "fitted", "--out", str(tmp_path / "out")]
     assert main([*arguments, "--steps", "5"]) == 0
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
     for more, says in ((["--steps", "4"], "5 … 50"), (["--spacing", "karras"], "leave spacing out")):
         assert main([*arguments, *more]) == 2
         assert says in capsys.readouterr().err
@@ -131,9 +134,9 @@ def test_the_fitted_sampler_samples_and_refuses_what_it_was_not_fitted_to(run, t
 
 def test_guidance_of_1_changes_nothing_and_more_changes_the_pictures(run, tmp_path):
     def pictures(*more):
-        out = tmp_path / "".join(more)
+        out = tmp_path / "".join(more).replace(".", "")
         assert main(["sample", str(run), "--num", "2", "--steps", "3", *more, "--out", str(out)]) == 0
-        return (out / "grid.png").read_bytes()
+        return out.with_suffix(".png").read_bytes()
 
     plain = pictures("--label", "3")
     assert pictures("--label", "3", "--guidance", "1") == plain
@@ -154,7 +157,7 @@ def test_a_compiled_network_draws_the_same_pictures(run, tmp_path, monkeypatch):
         arguments = ["--num", "2", "--steps", "2", "--label", "3", "--out", str(tmp_path / name)]
         assert main(["sample", str(run), *arguments, *more]) == 0
     assert asked == ["reduce-overhead"]
-    plain, graph = ((tmp_path / name / "grid.png").read_bytes() for name in ("plain", "compiled"))
+    plain, graph = ((tmp_path / f"{name}.png").read_bytes() for name in ("plain", "compiled"))
     assert plain == graph
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from alphabar.cli._arguments import readable
 from alphabar.convert import ConvertOptions, read
 from alphabar.training import checkpoint
 
 __all__ = ["Convert"]
 
 
+@readable
 @dataclass(frozen=True, kw_only=True)
 class Convert(ConvertOptions):
     """Write weights of guided-diffusion, improved-diffusion or denoising-diffusion-pytorch for diffusers."""

@@ -17,6 +17,7 @@ from alphabar.training import to_uint8
 
 __all__ = ["animation", "error_curves", "grid", "image", "loss_curve", "schedule_curves", "strip"]
 
+SIGNED = "Software"  # the entry of a PNG that says what wrote it
 SMALL = 64  # pixels below which images are enlarged, so that a person can see them
 STYLE = {
     "font.size": 10,
@@ -27,6 +28,15 @@ STYLE = {
     "lines.linewidth": 1.8,
     "figure.dpi": 110,
 }
+
+
+def formats() -> tuple[str, ...]:
+    """Return the suffixes of files that curves and strips can be written to."""
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError:
+        raise MissingExtraError("a plot", "train") from None
+    return tuple(f".{suffix}" for suffix in sorted(FigureCanvasBase.get_supported_filetypes()))
 
 
 def image(x: Tensor, path: str | Path) -> None:
@@ -64,7 +74,27 @@ def grid(images: Tensor, path: str | Path, *, columns: int | None = None) -> Non
         picture = _picture(x).resize((width, height), _pillow().Resampling.NEAREST)
         sheet.paste(picture, (gap + i % wide * (width + gap), gap + i // wide * (height + gap)))
     with whole_file(path) as draft:
-        sheet.save(draft)
+        sheet.save(draft, **_signed(draft))
+
+
+def is_grid(path: str | Path) -> bool:
+    """Return whether a file is a picture that :func:`grid` wrote."""
+    try:
+        with _pillow().open(path) as picture:
+            return bool(picture.info.get(SIGNED) == "alphabar")
+    except (OSError, ValueError):
+        return False
+
+
+def _signed(path: Path) -> dict[str, Any]:
+    """Return what has a PNG say that it is from here."""
+    if path.suffix.lower() != ".png":
+        return {}
+    from PIL.PngImagePlugin import PngInfo
+
+    said = PngInfo()
+    said.add_text(SIGNED, "alphabar")
+    return {"pnginfo": said}
 
 
 def strip(images: Tensor, captions: Sequence[str], path: str | Path, *, title: str = "") -> None:

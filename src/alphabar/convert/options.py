@@ -82,15 +82,27 @@ def read_weights(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: no such file, one that is damaged, or one that holds more than numbers and text.
     """
+    place = Path(path)
+    if place.exists() and not place.is_file():
+        raise CheckpointError(f"{path} is no regular file: a .pt file of weights is wanted")
     try:
+        with place.open("rb") as file:
+            start = file.read(2)
+        if start not in (b"PK", *(b"\x80" + bytes([n]) for n in range(2, 6))):
+            raise CheckpointError(
+                f"{path} is {'no file of weights' if start else 'empty'}: a .pt file is wanted"
+            )
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds Python objects besides weights, which are not run here: where you trust it, load "
             "it yourself and save its state_dict() alone"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # arbitrary bytes make a reader raise whatever it likes
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} cannot be read: {said}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}: a dict of weights is wanted")
     return content

@@ -132,9 +132,11 @@ def check_free(folder: str | Path, names: list[str], manifest: str) -> None:
     place = Path(folder)
     owned = _owned(place, manifest)
     for name in names:
-        link = next((path for path in [place / name, *(place / name).parents] if path.is_symlink()), None)
-        if link and place in link.parents:
-            raise CheckpointError(f"{link} is a link: move it away, or choose another place")
+        path = place
+        for part in PurePosixPath(name).parts:
+            path = path / part
+            if path.is_symlink():
+                raise CheckpointError(f"{path} is a link: move it away, or choose another place")
         if name not in owned and name != manifest and (place / name).exists():
             raise CheckpointError(
                 f"{place / name} was not written here before: move it, or choose another place"
