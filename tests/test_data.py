@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from alphabar.errors import DataError, MissingExtraError
 from alphabar.training.data import ImageData, load_data, read_image
 
+pytestmark = pytest.mark.filterwarnings("ignore::alphabar.training.images.CropWarning")
 ON_DEMAND = {"memory_limit": 0}
 
 

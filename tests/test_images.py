@@ -14,6 +14,8 @@ from alphabar.errors import DataError, DtypeError
 from alphabar.training.data import load_data, read_image, sample_photograph, to_uint8, to_unit
 from alphabar.training.images import CropWarning
 
+pytestmark = pytest.mark.filterwarnings("ignore::alphabar.training.images.CropWarning")
+
 # [−1, 1] and back
 
 
