@@ -23,7 +23,7 @@ class WrittenOut(TorchFunctionMode):
     """Within its context ``scaled_dot_product_attention`` is plain torch, whatever network calls it.
 
     It takes memory of the square of the number of places. Calls with a mask, dropout or grouped heads are
-    left to torch.
+    left to torch. diffusers' ``AttnProcessor`` does the same for diffusers' networks alone, a little slower.
     """
 
     def __torch_function__(
