@@ -30,6 +30,7 @@ from alphabar.samplers import (
     DEIS,
     LMS,
     PNDM,
+    AmplificationWarning,
     DPMSolver,
     Euler,
     EulerAncestral,
@@ -53,6 +54,7 @@ __version__ = "0.1.0"
 __all__ = [
     "NoiseSchedule",
     "ScheduleWarning",
+    "AmplificationWarning",
     "add_noise",
     "add_noise_step",
     "add_noise_between",
