@@ -1,6 +1,6 @@
 """Network + schedule + parameterisation → x̂_0, and guidance as wrappers of that."""
 
-from alphabar.denoise.denoiser import Denoise, Denoiser, Estimate, answer
+from alphabar.denoise.denoiser import Denoise, Denoiser, Estimate, network_output
 from alphabar.denoise.guidance import (
     ClassifierFree,
     ClassifierGuided,
@@ -17,6 +17,6 @@ __all__ = [
     "Denoiser",
     "DynamicThreshold",
     "Estimate",
-    "answer",
     "dynamic_threshold",
+    "network_output",
 ]

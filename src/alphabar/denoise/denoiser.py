@@ -143,7 +143,7 @@ class Denoiser:
             raise no_answer(self.kind, f"t = {t}")
         given = x_t if numbers.input == 1 else lincomb((numbers.input,), (x_t,))
         time = batch_time(t if math.isnan(numbers.time) else numbers.time, x_t)
-        output, variance = _halves(answer(self.network, given, time, self.labels), x_t, t)
+        output, variance = _halves(network_output(self.network, given, time, self.labels), x_t, t)
         wide = torch.promote_types(x_t.dtype, torch.float32)
         return Estimate(lincomb(numbers.x_0, (x_t, output.to(x_t.dtype)), dtype=wide), variance)
 
@@ -159,7 +159,7 @@ def batch_time(t: float, x_t: Tensor) -> Tensor:
     return torch.full((len(x_t),), t, device=x_t.device)
 
 
-def answer(network: Callable[..., Any], x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+def network_output(network: Callable[..., Any], x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
     """Return the output of the network: a tensor, or the ``sample`` of what a diffusers model returns."""
     conditions = {} if labels is None else {"class_labels": labels}
     returned = network(x_t, t, **conditions)

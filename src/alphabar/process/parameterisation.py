@@ -152,5 +152,6 @@ def no_answer(kind: Parameterisation, where: str) -> NoAnswerError:
     """Return the error of asking a kind of network where it has no answer."""
     return NoAnswerError(
         f"prediction {kind.name!r} at {where} with ᾱ_t = 0: x_t is pure noise, so the output says nothing "
-        "about x_0. Train with v_prediction or sample, or start at the t before"
+        "about x_0. Train with v_prediction or sample, on a schedule that keeps some signal, or sample from "
+        "the t before"
     )

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from alphabar.denoise import answer
+from alphabar.denoise import network_output
 from alphabar.errors import ConfigError, MissingExtraError, NoAnswerError
 from alphabar.process import addressed
 from alphabar.schedule import FAMILIES
@@ -167,7 +167,7 @@ def _loss(
     kind = x_0.device.type
     attention = WrittenOut() if use_bf16 and kind == "cpu" else nullcontext()
     with torch.autocast(kind, torch.bfloat16, enabled=use_bf16), attention:
-        output = answer(model, given, at, labels)
+        output = network_output(model, given, at, labels)
     return objective.loss(output, x_0, noise, t)
 
 
