@@ -2,10 +2,12 @@
 
 import json
 import os
-import sys
 
+import datasets
+import huggingface_hub
 import pytest
 import torch
+from pictures import plain, stored, write_parquet
 from PIL import Image
 
 from alphabar.cli import main
@@ -32,6 +34,8 @@ def place(tmp_path_factory):
     }.items():
         (root / name).write_bytes(content)
     torch.save([torch.zeros(2)], root / "list.pt")
+    pictures = [stored(plain(k)) for k in range(4)]
+    write_parquet(root / "labels.parquet", {"image": pictures, "label": [0.5, 1.0, 2.0, 3.0]})
     os.mkfifo(root / "pipe")
     os.mkfifo(root / "pipe.png")
     os.mkfifo(root / "pipe.pt")
@@ -117,6 +121,7 @@ HOSTILE = {
     # what does not fit
     "inpaint run wide.png square.png": "16×16 pixels, the picture 16×32",
     "train photos --class-conditional": "no labels",
+    "train labels.parquet --class-conditional": "4 of its 4 labels are unusable, such as 0.5",
     "train photos --image-column img": "column",
     "train --seed -1": "seed is -1",
     f"train --seed {2**64}": "seed is",
@@ -127,6 +132,12 @@ HOSTILE = {
     "sample run --spacing even": "'karras'",
     "noise wide.png --t 5 1000": "0 … 999",
 }
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
 
 
 @pytest.mark.parametrize("call", HOSTILE)
@@ -226,10 +237,7 @@ def test_help_has_no_empty_defaults_and_names_what_tables_hold(command, capsys):
 
 
 def test_a_name_on_the_hub_is_sampled_into_a_folder_of_its_name(place, tmp_path, monkeypatch):
-    import huggingface_hub
-
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, allow_patterns: str(place / "run"))
     monkeypatch.chdir(tmp_path)
     assert main(["sample", "someone/digits", "--num", "2", "--steps", "2"]) == 0
     assert len(list((tmp_path / "digits" / "samples").glob("*.png"))) == 2
-    assert "alphabar" in sys.modules

@@ -105,7 +105,7 @@ runpy.run_module("alphabar", run_name="__main__")
     ("extra", "program"),
     [
         ("", CORE),
-        pytest.param("diffusers", CORE + DROP_IN, marks=pytest.mark.xfail(reason="drop-ins ask for scipy")),
+        ("diffusers", CORE + DROP_IN),
         ("train", CORE + TRAINING),
     ],
 )

@@ -72,7 +72,7 @@ class Train(TrainConfig):
         wrote(self.out)
 
     def _data(self, shown: bool | None) -> ImageData:
-        data = load_data(
+        return load_data(
             self.data,
             size=self.size,
             skip_broken=self.skip_broken,
@@ -80,9 +80,6 @@ class Train(TrainConfig):
             label_column=self.label_column,
             progress=lambda rows: track(rows, len(list(rows)), "reading", shown=shown),
         )
-        if self.class_conditional and data.unlabelled:
-            raise ConfigError(f"class_conditional, but {data.unlabelled}")
-        return data
 
 
 def check_size(config: TrainConfig, data: ImageData) -> int:

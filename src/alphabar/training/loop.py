@@ -204,9 +204,8 @@ def _rate(config: TrainConfig, step: int, progress: float) -> float:
 
 def _classes(config: TrainConfig, data: ImageData) -> tuple[str, ...]:
     if config.class_conditional and not data.classes:
-        raise ConfigError(
-            f"class_conditional, but {config.data!r} has no labels: put its images in a folder a class"
-        )
+        has = "has no labels: put its images in a folder a class"
+        raise ConfigError(f"class_conditional, but {config.data!r}: {data.unlabelled or has}")
     return tuple(data.classes or ()) if config.class_conditional else ()
 
 
