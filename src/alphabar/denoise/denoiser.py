@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from alphabar.checks import check_float
-from alphabar.denoise import pretrained
 from alphabar.errors import DtypeError, ShapeError
 from alphabar.kernels import lincomb
 from alphabar.process import Parameterisation, coefficients_at, named, no_answer
@@ -105,6 +104,8 @@ class Denoiser:
             UnknownNameError: a prediction or a noise schedule that is not known.
             MissingExtraError: diffusers is not installed.
         """
+        from alphabar.denoise import pretrained  # what reads files is loaded by those who do
+
         loaded = pretrained.read(path_or_name, prediction=prediction)
         pretrained.check_labels(loaded.classes, labels)
         there = None if labels is None else labels.to(device)
@@ -120,6 +121,8 @@ class Denoiser:
             CheckpointError: a network without a diffusers configuration, or a place that is something else.
             MissingExtraError: diffusers is not installed.
         """
+        from alphabar.denoise import pretrained
+
         described = getattr(self.network, "alphabar", {})
         contents = pretrained.Pretrained(self.network, self.schedule, self.prediction, described)
         return pretrained.write(folder, contents)
