@@ -14,7 +14,7 @@ from benchmarks.measure import Result, Settings
 
 TITLE = "Import time"
 ABOUT = (
-    "What an import adds to `import torch`, in fresh interpreters that take turns. All packages are compiled to "
+    "What an import adds to `import torch`, in fresh interpreters that take turns; all is compiled to "
     "bytecode, as installing leaves them."
 )
 ROUNDS = 9
