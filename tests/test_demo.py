@@ -6,12 +6,24 @@ import re
 from PIL import Image
 
 from alphabar.cli import demo
+from alphabar.cli.showing import DEMO, Demo
 
 
 def test_the_page_shows_pictures_that_exist_and_the_numbers_of_the_run(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(demo, "SAMPLES", 100)
     monkeypatch.setattr(demo, "SAMPLER", demo.DPMSolver(steps=8, spacing="trailing"))
-    score = demo.run(tmp_path, seconds=1)
+    kept = []
+    run = demo.run
+    monkeypatch.setattr(demo, "run", lambda *arguments, **more: kept.append(run(*arguments, **more)))
+    (tmp_path / "mine.png").write_bytes(b"precious")
+    Demo(out=tmp_path, seconds=1)()
+    (score,) = kept
+    assert (tmp_path / "mine.png").read_bytes() == b"precious"
+    written = json.loads((tmp_path / DEMO).read_text())["files"]
+    assert {name for name in written if not name.startswith("run/")} | {
+        "run/model_index.json",
+        "run/alphabar.json",
+    } == set(demo.WRITTEN)
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "$" not in page
     shown = re.findall(r'src="([^"]+)"', page)

@@ -20,6 +20,7 @@ __all__ = [
     "check_alike",
     "check_count",
     "check_float",
+    "check_levels",
     "checked_alpha_bar",
     "checked_beta",
     "checked_log_alpha_bar",
@@ -27,6 +28,8 @@ __all__ = [
     "checked_t",
     "require",
 ]
+
+MOST_LEVELS = 1_000_000
 
 
 def check_float(**tensors: Tensor) -> None:
@@ -74,6 +77,17 @@ def check_count(**counts: int) -> None:
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ConfigError(f"{name} is {count!r}: it must be a whole number of at least 1")
+
+
+def check_levels(diffusion_steps: int) -> None:
+    """Require 1 … 1,000,000 noise levels: of more, neighbours differ by less than float32 data can show.
+
+    Raises:
+        ConfigError: another number.
+    """
+    check_count(diffusion_steps=diffusion_steps)
+    if diffusion_steps > MOST_LEVELS:
+        raise ConfigError(f"diffusion_steps is {diffusion_steps}: it must be at most {MOST_LEVELS}")
 
 
 def require(holds: Tensor, rule: str, error: Callable[[str], AlphabarError]) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 import torch
 from tyro.conf import arg
 
-from alphabar.checks import check_count
+from alphabar.checks import check_levels
 from alphabar.cli import plots
 from alphabar.denoise.files import check_writable
 from alphabar.errors import ConfigError, look_up
@@ -23,7 +23,6 @@ __all__ = [
     "check_memory",
     "check_picture",
     "check_seed",
-    "check_steps",
     "device",
     "made_schedule",
     "note",
@@ -33,7 +32,6 @@ __all__ = [
     "wrote",
 ]
 
-MOST_STEPS = 1_000_000  # beyond, β < 1e-5: neighbouring levels differ by less than float32 data can show
 SHORT = {bool: "{True,False}", int: "INT", float: "FLOAT", str: "STR", Path: "PATH"}
 Command = TypeVar("Command", bound=type)
 notes: list[str] = []  # kept back until the work begins or ends, so that an error is one line alone
@@ -72,19 +70,8 @@ def made_schedule(name: str, steps: int) -> NoiseSchedule:
         UnknownNameError, ConfigError: another name; T outside 1 … 1,000,000.
     """
     family = look_up(FAMILIES, name, "schedule")
-    check_steps(steps)
+    check_levels(steps)
     return family(steps)
-
-
-def check_steps(diffusion_steps: int) -> None:
-    """Require 1 … 1,000,000 noise levels.
-
-    Raises:
-        ConfigError: another number.
-    """
-    check_count(diffusion_steps=diffusion_steps)
-    if diffusion_steps > MOST_STEPS:
-        raise ConfigError(f"diffusion_steps is {diffusion_steps}: it must be at most {MOST_STEPS}")
 
 
 def check_seed(seed: int) -> None:
@@ -97,22 +84,24 @@ def check_seed(seed: int) -> None:
         raise ConfigError(f"seed is {seed}: it must be in 0 … 2^64 - 1")
 
 
-def check_picture(path: Path, suffixes: tuple[str, ...] = ()) -> None:
+def check_picture(path: Path, *inputs: Path) -> None:
     """Refuse a file that cannot be written as a picture.
 
     Args:
         path: the file.
-        suffixes: formats that will do, by default all that are known.
+        inputs: files that are read, and must not be written over.
 
     Raises:
-        ConfigError: a folder, something else that is no regular file, or a suffix of no format.
+        ConfigError: a folder, something else that is no regular file, an input, or a suffix of no format.
         CheckpointError: a folder that cannot be written to.
     """
     if path.is_dir():
         raise ConfigError(f"out is {str(path)!r}, a folder: give the name of a file, such as picture.png")
     if path.exists() and not path.is_file():
         raise ConfigError(f"out is {str(path)!r}, which is no regular file: choose another name")
-    known = suffixes or plots.formats()
+    if any(path.exists() and given.exists() and path.samefile(given) for given in inputs):
+        raise ConfigError(f"out is {str(path)!r}, which is read: choose another name")
+    known = plots.formats()
     if path.suffix.lower() not in known:
         raise ConfigError(f"out is {str(path)!r}: its suffix must be one of {', '.join(known)}")
     check_writable(path.parent)

@@ -37,6 +37,10 @@ from alphabar.training import (
 
 __all__ = ["noise_strip", "run"]
 
+WRITTEN = (
+    *("index.html", "score.json", "noise.png", "noise.gif", "schedule.png", "loss.png", "digits.png"),
+    *("real.png", "chain.png", "chain.gif", "guess.png", "run/model_index.json", "run/alphabar.json"),
+)
 SAMPLES = 512
 SAMPLER = DPMSolver(steps=20, spacing="trailing")
 CONFIG = TrainConfig(class_conditional=True, steps=850, timesteps="logit_normal", ema_decay=0.99)

@@ -191,7 +191,7 @@ class Edit(_Edited, _Sampled):
         """Write the picture and what was made of it, side by side."""
         check_count(num=self.num)
         check_seed(self.seed)
-        check_picture(self.out)
+        check_picture(self.out, self.image)
         loaded, sampler = self._loaded(), self._sampler()
         _check_batch(loaded, self.num, self.num)
         x_0 = self._pictures(loaded, self.image, self.num)
@@ -226,7 +226,7 @@ class Inpaint(_Edited, _Sampled):
         """Write the picture, what is known of it, and what was made, side by side."""
         check_count(num=self.num)
         check_seed(self.seed)
-        check_picture(self.out)
+        check_picture(self.out, self.image, self.mask)
         loaded, sampler = self._loaded(), self._sampler()
         _check_batch(loaded, self.num, self.num)
         x_0 = self._pictures(loaded, self.image, self.num)
@@ -270,7 +270,7 @@ class Interpolate(_Edited):
         """Write the pictures along the way, side by side."""
         if self.num < 2:
             raise ConfigError(f"num is {self.num}: it must be at least 2, the two ends")
-        check_picture(self.out)
+        check_picture(self.out, self.image_a, self.image_b)
         loaded = self._loaded()
         _check_batch(loaded, self.num, self.num)
         x_a, x_b = (self._pictures(loaded, path, 1) for path in (self.image_a, self.image_b))

@@ -15,12 +15,14 @@ import alphabar
 from alphabar.checks import check_count
 from alphabar.cli import demo, plots
 from alphabar.cli._arguments import check_picture, check_seed, made_schedule, one_of, readable, wrote
-from alphabar.denoise.files import check_writable
+from alphabar.denoise.files import check_free, check_writable, replaced_files
 from alphabar.errors import ConfigError
 from alphabar.kernels import backend, cpu
 from alphabar.samplers import ranking
 from alphabar.schedule import FAMILIES
 from alphabar.training import has_bfloat16, read_image, to_unit
+
+DEMO = "demo.json"  # lists the files of a demo
 
 __all__ = ["Demo", "Info", "Noise", "Samplers", "Schedule"]
 
@@ -49,7 +51,9 @@ class Noise:
 
     def __call__(self) -> None:
         """Write the strip, and the animation."""
-        check_picture(self.out)
+        check_picture(self.out, self.image)
+        if self.gif:
+            check_picture(self.out.with_suffix(".gif"), self.image)
         check_seed(self.seed)
         schedule = made_schedule(self.schedule, self.diffusion_steps)
         x_0 = to_unit(read_image(self.image, size=self.size))
@@ -131,8 +135,10 @@ class Demo:
     def __call__(self) -> None:
         """Write the pictures, the numbers, and the page that shows them."""
         check_seed(self.seed)
+        check_free(self.out, list(demo.WRITTEN), DEMO)
         check_writable(self.out)
-        demo.run(self.out, seconds=self.seconds, seed=self.seed)
+        with replaced_files(self.out, DEMO) as draft:
+            demo.run(draft, seconds=self.seconds, seed=self.seed)
         wrote(self.out / "index.html")
 
 

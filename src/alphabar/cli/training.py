@@ -15,7 +15,6 @@ from alphabar.cli._arguments import (
     check_apart,
     check_memory,
     check_seed,
-    check_steps,
     readable,
     tell_notes,
     wrote,
@@ -37,17 +36,12 @@ class Train(TrainConfig):
 
     data: Positional[str] = "digits"
     """What to train on: "digits", a folder of images, a .parquet file, or a Hugging Face dataset."""
-    image_column: str | None = None
-    """Of a table, the column of the images; by default "image", or the first one of images."""
-    label_column: str | None = None
-    """Of a table, the column of the labels; by default "label", or the first one of class labels."""
     out: Path = Path("runs/latest")
     """The folder to write: of a run that is there already, its own files are replaced."""
 
     def __call__(self) -> None:
         """Train with a progress bar, then write the averaged network and the curve of the loss."""
         config = TrainConfig(**{each.name: getattr(self, each.name) for each in fields(TrainConfig)})
-        check_steps(config.diffusion_steps)
         check_seed(config.seed)
         main_process = PartialState().is_main_process
         check_apart(config.data, self.out)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from alphabar.checks import MOST_LEVELS
 from alphabar.errors import CheckpointError
 
 __all__ = ["check_network", "check_steps_of"]
 
-MOST_STEPS = 1_000_000
 Check = Callable[[Any], bool]
 
 
@@ -39,7 +39,7 @@ RANGES: dict[str, tuple[Check, str]] = {
     "attn_norm_num_groups": (_or_none(WIDTH), "1 … 65536, or null"),
     "attention_head_dim": (_or_none(WIDTH), "1 … 65536, or null"),
     "num_class_embeds": (_or_none(_whole(1, 10**7)), "1 … 10000000, or null"),
-    "num_train_timesteps": (_or_none(_whole(1, MOST_STEPS)), f"1 … {MOST_STEPS}, or null"),
+    "num_train_timesteps": (_or_none(_whole(1, MOST_LEVELS)), f"1 … {MOST_LEVELS}, or null"),
     "down_block_types": (_several(lambda value: isinstance(value, str)), "1 … 32 names"),
     "up_block_types": (_several(lambda value: isinstance(value, str)), "1 … 32 names"),
     # of the networks in networks.py
@@ -72,7 +72,7 @@ def check_steps_of(config: Mapping[str, Any], where: object) -> None:
         CheckpointError: its ``num_train_timesteps`` is something else.
     """
     steps = config.get("num_train_timesteps", 1000)
-    if not _whole(1, MOST_STEPS)(steps):
+    if not _whole(1, MOST_LEVELS)(steps):
         raise CheckpointError(
-            f"{where}: num_train_timesteps is {str(steps)[:60]}: expected a whole number, 1 … {MOST_STEPS}"
+            f"{where}: num_train_timesteps is {str(steps)[:60]}: expected a whole number, 1 … {MOST_LEVELS}"
         )

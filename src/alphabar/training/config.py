@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from alphabar.checks import check_count
+from alphabar.checks import check_count, check_levels
 from alphabar.errors import ConfigError, look_up
 from alphabar.process import PARAMETERISATIONS
 from alphabar.schedule import FAMILIES
@@ -58,6 +58,10 @@ class TrainConfig:
     """Mirror every other image, where left and right mean the same."""
     skip_broken: bool = False
     """Leave out images that cannot be read, and count them, instead of stopping."""
+    image_column: str | None = None
+    """Of a table, the column of the images; by default "image", or the first one of images."""
+    label_column: str | None = None
+    """Of a table, the column of the labels; by default "label", or the first one of class labels."""
 
     schedule: str = _one_of(FAMILIES, "cosine")
     """Noise schedule."""
@@ -101,7 +105,8 @@ class TrainConfig:
         Raises:
             ConfigError, UnknownNameError: the first one that is wrong, and what would be right.
         """
-        check_count(steps=self.steps, batch_size=self.batch_size, diffusion_steps=self.diffusion_steps)
+        check_count(steps=self.steps, batch_size=self.batch_size)
+        check_levels(self.diffusion_steps)
         for each in fields(TrainConfig):
             if "choices" in each.metadata:
                 look_up(each.metadata["choices"], getattr(self, each.name), each.name)

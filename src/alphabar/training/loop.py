@@ -83,7 +83,7 @@ def train(
     objective = Objective.of(
         schedule, config.prediction, loss=config.loss, variance=config.variance, device=device
     )
-    data = data or load_data(config.data, size=config.size, skip_broken=config.skip_broken)
+    data = data or _data(config)
     classes = _classes(config, data)
     depth, height, width = data.shape
     shape = (depth, height, width)
@@ -202,10 +202,20 @@ def _rate(config: TrainConfig, step: int, progress: float) -> float:
     )
 
 
+def _data(config: TrainConfig) -> ImageData:
+    return load_data(
+        config.data,
+        size=config.size,
+        skip_broken=config.skip_broken,
+        image_column=config.image_column,
+        label_column=config.label_column,
+    )
+
+
 def _classes(config: TrainConfig, data: ImageData) -> tuple[str, ...]:
     if config.class_conditional and not data.classes:
-        has = "has no labels: put its images in a folder a class"
-        raise ConfigError(f"class_conditional, but {config.data!r}: {data.unlabelled or has}")
+        why = data.unlabelled or "put its images in a folder a class"
+        raise ConfigError(f"class_conditional, but {config.data!r} has no labels to train on: {why}")
     return tuple(data.classes or ()) if config.class_conditional else ()
 
 
