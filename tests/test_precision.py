@@ -193,3 +193,11 @@ def test_blocks_and_their_ends_are_as_exact(size, data):
         x[0], x[1] = p / 128, q / 128
     if abs(a) > 1e-30 and abs(b) > 1e-30:
         check(native((a, b), tuple(x)), [(a, b)] * size, columns_of(x))
+
+
+@pytest.mark.parametrize("a, b", [(1e-44, 0.5), (1.5, -1.0), (1.0, 1.0), (2**-90, -(2**-91)), (0.3, 1e-300)])
+def test_two_of_bfloat16_are_exact_at_the_ends_of_their_range(a, b):
+    x = torch.tensor([3e38, 1e38, 1e-38, 2e38, 1e-40, 0.0], dtype=torch.bfloat16)
+    y = torch.tensor([0.0, 3e38, 3e-38, 1e-40, 1e-40, 0.0], dtype=torch.bfloat16)
+    table = torch.tensor([a, b], dtype=torch.float64)
+    check(native(table, (x, y)), [(a, b)] * 6, columns_of((x, y)))

@@ -34,8 +34,8 @@ AVX2 inline void store(bfloat16* to, __m256d x, bool) {  // as bfloat16::nearest
     store_halves(to, _mm_packus_epi32(halves, halves));
 }
 
-// From `from` on as much as goes by sixteens; returns where. They are read before any is written: so `out` may be one of
-// the tensors, and loads do not wait for stores to addresses that differ by a multiple of 4 KiB (4K aliasing).
+// From `from` on as much as goes by sixteens; returns where the rest begins. All are read before any is written, which
+// avoids 4K aliasing; `out` may be one of the tensors.
 template <class In, class Out, int N, bool CLIPS>
 AVX2 inline int64_t add_up_by_sixteen(
     int64_t from, int64_t to, const In* const* x, const double* c, double limit, Out* out, bool streams) {
