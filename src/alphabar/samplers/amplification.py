@@ -69,5 +69,5 @@ def warn_if_amplified(denoiser: Denoise, plan: Plan) -> None:
             "leave the range of the data. Use Clipped(denoiser), a network with v_prediction, "
             "spacing='leading', or a schedule that ends with more signal",
             AmplificationWarning,
-            stacklevel=3,
+            stacklevel=4,  # of whoever called sample or iter_sample
         )
