@@ -10,6 +10,7 @@
 #define X86
 #include <immintrin.h>
 #define AVX2 __attribute__((target("avx2,f16c")))
+#define AVX512 __attribute__((target("avx512f,avx512bw")))
 #endif
 
 // Other loops are compiled for several instruction sets, and the loader picks the widest that the processor has.
@@ -20,6 +21,10 @@
 #endif
 
 namespace {
+
+#ifdef X86
+const bool HAS_AVX512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
+#endif
 
 constexpr int FLOAT64 = 0, FLOAT32 = 1, BFLOAT16 = 2, FLOAT16 = 3;  // dtypes by their places in `dtypes` of tensor.h
 

@@ -1,17 +1,20 @@
-"""The CPU backend: the C++ kernels, if they were built; :data:`REASON` says why they are missing."""
+"""The CPU backend: the C++ kernels, if they were built; :data:`REASON` says why they are missing.
+
+``LIBRARY.lincomb(coefficients, tensors, rows, noise, out, dtype, limit, grad)`` takes the arguments of
+:func:`~alphabar.lincomb` as they are, verifies every one, and returns the sum; or None where they do not fit,
+the kernels do not cover them, or, with ``grad``, one requires a gradient.
+"""
 
 from __future__ import annotations
 
-from math import inf
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from alphabar.kernels.backend import Address, Terms
 
-__all__ = ["LIBRARY", "REASON", "all_finite", "at_once", "lincomb", "normal"]
+__all__ = ["LIBRARY", "REASON", "all_finite", "lincomb", "normal"]
 
 VERSION = 5
 
@@ -29,28 +32,6 @@ def _load() -> tuple[ModuleType | None, str]:
 
 
 LIBRARY, REASON = _load()
-
-
-def at_once(
-    coefficients: Any,
-    tensors: Any,
-    rows: Any = None,
-    noise: Any = None,
-    out: Any = None,
-    dtype: Any = None,
-    limit: Any = inf,
-) -> Tensor | None:
-    """Add up in one call that takes the arguments of ``lincomb`` as they are and verifies every one.
-
-    Returns:
-        The sum; None where the arguments do not fit, or the kernels do not cover them.
-    """
-    if LIBRARY is None:
-        return None
-    total: Tensor | None = LIBRARY.lincomb(
-        coefficients, tensors, rows, noise, out, dtype, limit, torch.is_grad_enabled()
-    )
-    return total
 
 
 def lincomb(terms: Terms, out: Tensor) -> bool:

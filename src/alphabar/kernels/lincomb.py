@@ -74,12 +74,13 @@ def lincomb(
         ShapeError: tensors of different shapes, coefficients or rows that do not broadcast against them.
         DtypeError: integers where numbers with a fraction are meant or the reverse, devices that differ.
     """
-    if not is_traced():
-        total = cpu.at_once(coefficients, tensors, rows, noise, out, dtype, limit)
+    if cpu.LIBRARY is not None and not is_traced():
+        grad = torch.is_grad_enabled()
+        total = cpu.LIBRARY.lincomb(coefficients, tensors, rows, noise, out, dtype, limit, grad)
         if total is not None:
             if out is not None:
                 increment_version(out)  # what autograd kept of it must not be used
-            return total
+            return total  # type: ignore[no-any-return]
     if check is not None:
         check()
     terms = normal_form(coefficients, tensors, rows, noise, limit)

@@ -25,12 +25,9 @@ inline __attribute__((always_inline)) void philox(Words c, uint32_t k0, uint32_t
 }
 
 #ifdef X86
-
-const bool HAS_AVX512 = __builtin_cpu_supports("avx512f");
-
 // The same where 16 lanes are one word. Compilers take products of 64 bits, which cost half as much again as these.
 // All words at once, whose long chains overlap.
-__attribute__((target("avx512f"))) void philox_wide(Words c, uint32_t k0, uint32_t k1) {
+AVX512 void philox_wide(Words c, uint32_t k0, uint32_t k1) {
     constexpr int WIDTH = 16, AT_ONCE = LANES / WIDTH, EACH = 0x96;  // exclusive or of three
     const __m512i f0 = _mm512_set1_epi32(int(FACTORS[0])), f1 = _mm512_set1_epi32(int(FACTORS[1]));
     // The upper halves of eight products, then those of the eight of the odd lanes, each to its lane.

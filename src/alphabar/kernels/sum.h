@@ -130,7 +130,7 @@ bool Sum::is_read_soon() const {
 void Sum::run() const {
     const bool streams = !is_read_soon();
     // Pieces of a row, so that few long rows are shared among threads as evenly as many short ones.
-    const int64_t longest = noise ? 1 << 11 : 1 << 14, pieces = (columns + longest - 1) / longest;
+    const int64_t longest = noise ? 1 << 11 : 1 << 13, pieces = (columns + longest - 1) / longest;
     const auto one = [&](int64_t i) {
         const int64_t row = i / pieces, start = i % pieces * longest;
         if (row + 1 < rows) __builtin_prefetch(of(row + 1));  // from a table of which little is in the cache

@@ -146,4 +146,12 @@ table_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 def scale_table(schedule: NoiseSchedule, device: torch.device = CPU) -> Tensor:
     """Return √ᾱ_t and √(1−ᾱ_t) at every t, (T, 2) float64, held on the device."""
+    return _scale_table(schedule, device)
+
+
+scale_table._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@lru_cache(maxsize=32)
+def _scale_table(schedule: NoiseSchedule, device: torch.device) -> Tensor:
     return table_of(schedule, PARAMETERISATIONS["v_prediction"], "noised", device)
