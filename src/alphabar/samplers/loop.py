@@ -14,8 +14,8 @@ A graph does not check whether values are finite.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import torch
@@ -27,7 +27,7 @@ from alphabar.errors import ConfigError, DtypeError, NoAnswerError, ShapeError
 from alphabar.kernels import Address, all_finite
 from alphabar.process import addressed
 from alphabar.samplers.amplification import warn_if_amplified
-from alphabar.samplers.plan import Plan, Sampler
+from alphabar.samplers.plan import X_0, Plan, Sampler
 from alphabar.samplers.progress import track
 
 if TYPE_CHECKING:
@@ -128,11 +128,16 @@ def sample(
     """
     plan = _planned(denoiser, sampler, options.get("t_start"))
     start = _start(shape, **options)
-    # A loop over the states themselves would keep x̂_0 alive through the next evaluation.
-    x_ts = (state.x_t for state in _chain(denoiser, plan, start))
+    # A loop over the states themselves would keep each alive through the next evaluation.
+    ends = map(partial(_end, len(plan)), _chain(denoiser, plan, start))
     with torch.no_grad():
-        last = deque(track(x_ts, len(plan) + 1, "sampling", shown=progress), maxlen=1)
-    return last.pop().to(start.dtype)
+        *_, x_0 = track(ends, len(plan) + 1, "sampling", shown=progress)
+    return x_0.to(start.dtype)  # type: ignore[union-attr]  # the last is no None
+
+
+def _end(steps: int, state: State) -> Tensor | None:
+    """Return the last state's tensor, and nothing of the others."""
+    return state.x_t if state.step == steps else None
 
 
 def _planned(denoiser: Denoise, sampler: Sampler, t_start: float | None) -> Plan:
@@ -181,7 +186,7 @@ def _start(
 
 def _chain(denoiser: Denoise, plan: Plan, start: _Start) -> Iterator[State]:
     x_t, draw, dtype, revise = start
-    kept: deque[Tensor] = deque(maxlen=plan.memory - 1)
+    kept: tuple[Tensor, ...] = ()
     flags: list[Tensor] = []
     level = -1 if plan.is_inversion else plan.rows[0].t
     if revise:
@@ -190,11 +195,13 @@ def _chain(denoiser: Denoise, plan: Plan, start: _Start) -> Iterator[State]:
         x_0, variance = _estimate(denoiser, x_t, step, row.t, dtype)
         _check_finite(step, plan, (x_0,) if variance is None else (x_0, variance), flags)
         yield State(step, level, x_t, x_0)
+        remembered = row.kept(x_t, x_0) if plan.memory > 1 else x_0
+        if row.keeps == X_0:
+            x_0 = remembered
         history = x_0, *kept
-        if kept.maxlen:
-            kept.appendleft(row.kept(x_t, x_0))
+        kept = (remembered, *kept)[: plan.memory - 1]
         x_t = row.advance(x_t, history, draw(step + 1) if row.is_random else None, variance)
-        del x_0, variance, history  # or they would live through the next evaluation
+        del x_0, variance, history, remembered  # or they would live through the next evaluation
         level = row.s
         if revise:
             x_t = revise(step + 1, level, x_t)
