@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -33,9 +34,9 @@ ABOUT = (
     "`sample()` and the loop of a diffusers pipeline, from the first noise to the last step: planning or "
     "`set_timesteps` included, each t once. The network is a multiplication by ½, so what is compared is "
     "all that surrounds a network. Linear schedule, T = 1000, ε-prediction, trailing spacing, no clipping; "
-    "noise by address here, from a generator there. *First use* is ours with every cache emptied before each "
-    "chain, as in a process that samples once. azula runs its own samplers. The floor is the network alone. "
-    "The last line compares the cost of a step in long chains with that in short ones."
+    "noise by address here, from a generator there. *First use* makes schedule or scheduler anew and "
+    "empties every cache of ours, as in a process that samples once. azula runs its own samplers. The floor is "
+    "the network alone. The last line compares the cost of a step in long chains with that in short ones."
 )
 PICTURED = "16×3×32×32"
 SMALL, BATCH = (1, 3, 32, 32), (16, 3, 32, 32)
@@ -78,9 +79,10 @@ def run(settings: Settings) -> Iterator[Result]:
         mine = ours(kind(steps), shape, settings.device)
         entrants = {
             **peers.named(alphabar=mine),
-            FIRST_USE: lambda mine=mine: (forget(), mine()),  # type: ignore[misc]
+            FIRST_USE: partial(first_use, kind, steps, shape, settings.device),
             **peers.named(
                 diffusers=diffusers_chain(theirs, options, steps, shape, settings.device),
+                diffusers_first_use=diffusers_first_use(theirs, options, steps, shape, settings.device),
                 azula=azula_chain(name, steps, shape, settings.device),
                 floor=floor(len(kind(steps).plan(NoiseSchedule.linear())), shape, settings.device),
             ),
@@ -96,6 +98,12 @@ def ours(sampler: Sampler, shape: tuple[int, ...], device: str) -> Callable[[], 
     return lambda: sample(denoiser, shape, sampler, seed=0, device=device, progress=False)
 
 
+def first_use(kind: Callable[[int], Sampler], steps: int, shape: tuple[int, ...], device: str) -> Tensor:
+    """Sample as in a process that does so once: the schedule and the plan are made, and nothing is held."""
+    forget()
+    return ours(kind(steps), shape, device)()
+
+
 def diffusers_chain(
     name: str, options: dict[str, Any], steps: int, shape: tuple[int, ...], device: str
 ) -> Callable[[], Tensor] | None:
@@ -103,6 +111,15 @@ def diffusers_chain(
     if (library := peers.library("diffusers")) is None:
         return None
     return pipeline_loop(getattr(library, name)(**options, timestep_spacing="trailing"), steps, shape, device)
+
+
+def diffusers_first_use(
+    name: str, options: dict[str, Any], steps: int, shape: tuple[int, ...], device: str
+) -> Callable[[], Tensor] | None:
+    """Return the same with the scheduler made anew for each run."""
+    if diffusers_chain(name, options, steps, shape, device) is None:
+        return None
+    return lambda: diffusers_chain(name, options, steps, shape, device)()  # type: ignore[misc]
 
 
 def pipeline_loop(scheduler: Any, steps: int, shape: tuple[int, ...], device: str) -> Callable[[], Tensor]:
@@ -144,11 +161,17 @@ def floor(evaluations: int, shape: tuple[int, ...], device: str) -> Callable[[],
 
 def forget() -> None:
     """Empty every cache of the package, as a fresh process has them."""
-    for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] == "alphabar":
-            for value in list(vars(module).values()):
-                if hasattr(value, "cache_clear"):
-                    value.cache_clear()
+    for clear in _caches():
+        clear()
+
+
+@lru_cache
+def _caches() -> list[Callable[[], None]]:
+    modules = [module for name, module in sys.modules.items() if name.partition(".")[0] == "alphabar"]
+    held = [value for module in modules for value in vars(module).values() if hasattr(value, "cache_clear")]
+    kinds = [value for module in modules for value in vars(module).values() if hasattr(value, "plan")]
+    plans = [kind.plan for kind in kinds if hasattr(kind.plan, "cache_clear")]
+    return [value.cache_clear for value in {id(value): value for value in (*held, *plans)}.values()]
 
 
 def _per_step(settings: Settings) -> Result:

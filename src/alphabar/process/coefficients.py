@@ -77,7 +77,9 @@ coefficients_at._dynamo_marked_constant = True  # type: ignore[attr-defined]
 @lru_cache(maxsize=4096)
 def _coefficients_at(schedule: NoiseSchedule, kind: Parameterisation, t: float) -> Coefficients:
     if isinstance(t, int) and 0 <= t < len(schedule):
-        return _whole(schedule, kind)[t]
+        n0, n1, t0, t1, x0, x1, e0, e1, scale, time = _rows_of(schedule, kind)[t]
+        answers = all(map(math.isfinite, (x0, x1, scale))) and not math.isinf(time)
+        return Coefficients((n0, n1), (t0, t1), (x0, x1), (e0, e1), scale, time, answers)
     (level,) = levels_at(schedule, [t])
     a, s = level.signal, level.sigma  # a > 0: a level without signal is at a whole t
     scale = float(kind.input(a, s))
@@ -91,15 +93,11 @@ def _floats(pair: tuple[Number, Number]) -> tuple[float, float]:
 
 
 @lru_cache(maxsize=32)
-def _whole(schedule: NoiseSchedule, kind: Parameterisation) -> list[Coefficients]:
-    return _numbers(coefficients_table(schedule, kind))
-
-
-def _numbers(table: Table) -> list[Coefficients]:
-    pairs = (list(map(tuple, column.tolist())) for column in table[:4])
-    single = (column.tolist() for column in table[4:])
-    answers = table.x_0.isfinite().all(-1) & table.input.isfinite() & ~table.time.isinf()
-    return list(map(Coefficients._make, zip(*pairs, *single, answers.tolist(), strict=True)))
+def _rows_of(schedule: NoiseSchedule, kind: Parameterisation) -> list[list[float]]:
+    """Return the numbers at every whole t, in the order of :class:`Table`."""
+    table = coefficients_table(schedule, kind)
+    rows: list[list[float]] = torch.cat([column.reshape(len(schedule), -1) for column in table], 1).tolist()
+    return rows
 
 
 @lru_cache(maxsize=32)

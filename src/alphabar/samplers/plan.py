@@ -232,6 +232,7 @@ def cached_plan(build: Build[Settings]) -> Callable[..., Plan]:
         found: Plan = held(self, schedule, t_start)
         return found
 
+    plan.cache_clear = held.cache_clear  # type: ignore[attr-defined]  # as functools' own caches have it
     return plan
 
 
