@@ -34,9 +34,9 @@ ABOUT = (
     "`sample()` and the loop of a diffusers pipeline, from the first noise to the last step: planning or "
     "`set_timesteps` included, each t once. The network is a multiplication by ½, so what is compared is "
     "all that surrounds a network. Linear schedule, T = 1000, ε-prediction, trailing spacing, no clipping; "
-    "noise by address here, from a generator there. *First use* makes schedule or scheduler anew and "
-    "empties every cache of ours, as in a process that samples once. azula runs its own samplers. The floor is "
-    "the network alone. The last line compares the cost of a step in long chains with that in short ones."
+    "noise by address here, from a generator there. *First use* makes schedule or scheduler anew and empties "
+    "every cache of ours, as in a process that samples once. azula runs its own samplers. The floor is the "
+    "network alone. The last line compares the cost of a step in long chains with that in short ones."
 )
 PICTURED = "16×3×32×32"
 SMALL, BATCH = (1, 3, 32, 32), (16, 3, 32, 32)
@@ -117,9 +117,10 @@ def diffusers_first_use(
     name: str, options: dict[str, Any], steps: int, shape: tuple[int, ...], device: str
 ) -> Callable[[], Tensor] | None:
     """Return the same with the scheduler made anew for each run."""
-    if diffusers_chain(name, options, steps, shape, device) is None:
+    if (library := peers.library("diffusers")) is None:
         return None
-    return lambda: diffusers_chain(name, options, steps, shape, device)()  # type: ignore[misc]
+    kind = getattr(library, name)
+    return lambda: pipeline_loop(kind(**options, timestep_spacing="trailing"), steps, shape, device)()
 
 
 def pipeline_loop(scheduler: Any, steps: int, shape: tuple[int, ...], device: str) -> Callable[[], Tensor]:
