@@ -120,7 +120,8 @@ def diffusers_first_use(
     if (library := peers.library("diffusers")) is None:
         return None
     kind = getattr(library, name)
-    return lambda: pipeline_loop(kind(**options, timestep_spacing="trailing"), steps, shape, device)()
+    made = partial(kind, **options, timestep_spacing="trailing")
+    return lambda: pipeline_loop(made(), steps, shape, device)()  # noqa: PLW0108  a run makes its own
 
 
 def pipeline_loop(scheduler: Any, steps: int, shape: tuple[int, ...], device: str) -> Callable[[], Tensor]:
