@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Columns", "read_columns"]
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # a word alone is more likely a mistyped folder
 
 
 class Columns(NamedTuple):
