@@ -260,5 +260,5 @@ def test_a_word_alone_is_a_mistyped_folder_and_the_hub_is_not_asked(monkeypatch)
         raise AssertionError("the hub was asked")
 
     monkeypatch.setattr("datasets.load_dataset", ask)
-    with pytest.raises(DataError, match="'phtos': no such folder.*owner/name"):
+    with pytest.raises(DataError, match=r"'phtos': no such folder.*owner/name"):
         load_data("phtos")
