@@ -51,11 +51,11 @@ def readable(command: Command) -> Command:
         names = ", ".join(each.metadata.get("choices", ()))
         default = "" if empty else f"; default: {_shown(each.default)}"
         if names or empty:
-            said = arg(
+            help_text = arg(
                 metavar=kinds[0] if kinds and each.default is None else None,
                 help_behavior_hint=f"(one of {names}{default})" if names else "",
             )
-            command.__annotations__[each.name] = Annotated[hints[each.name], said]
+            command.__annotations__[each.name] = Annotated[hints[each.name], help_text]
     return command
 
 
@@ -145,7 +145,7 @@ def device() -> torch.device:
 
 
 def wrote(path: Path, what: str = "") -> None:
-    """Say where a command's result lies."""
+    """Print where a command wrote its result."""
     print(f"wrote {path}{f' ({what})' if what else ''}")
 
 

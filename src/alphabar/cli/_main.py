@@ -66,9 +66,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> Callable[[], None]:
-    said = io.StringIO()
+    errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(errors):
             return tyro.extras.subcommand_cli_from_dict(  # type: ignore[no-any-return]
                 COMMANDS,
                 prog="alphabar",
@@ -78,7 +78,7 @@ def _parse(arguments: Sequence[str]) -> Callable[[], None]:
             )
     except SystemExit as stop:
         if stop.code:
-            _complain(_one_line(said.getvalue()))
+            _complain(_one_line(errors.getvalue()))
         raise
 
 

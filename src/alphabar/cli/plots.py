@@ -92,9 +92,9 @@ def _signed(path: Path) -> dict[str, Any]:
         return {}
     from PIL.PngImagePlugin import PngInfo
 
-    said = PngInfo()
-    said.add_text(SIGNED, "alphabar")
-    return {"pnginfo": said}
+    signed = PngInfo()
+    signed.add_text(SIGNED, "alphabar")
+    return {"pnginfo": signed}
 
 
 def strip(images: Tensor, captions: Sequence[str], path: str | Path, *, title: str = "") -> None:

@@ -101,8 +101,8 @@ def read_weights(path: str | Path) -> dict[str, Any]:
     except CheckpointError:
         raise
     except Exception as error:  # arbitrary bytes make a reader raise whatever it likes
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path} cannot be read: {said}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} cannot be read: {reason}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}: a dict of weights is wanted")
     return content

@@ -1,4 +1,4 @@
-"""What the numbers of a ``config.json`` may be: a network is built only from numbers that can be meant."""
+"""What the numbers of a ``config.json`` may be: only sizes that a network can have."""
 
 from __future__ import annotations
 

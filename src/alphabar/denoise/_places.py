@@ -1,4 +1,4 @@
-"""Where a pipeline folder lies or may lie: on this disk, or on the Hugging Face hub."""
+"""Where a pipeline folder is or may be written: on this disk, or on the Hugging Face hub."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ Coefficient = float | Tensor
 
 
 class Address(NamedTuple):
-    """Where the noise of a batch lies: that of its sample i at (seed, stream, first + i)."""
+    """The address of the noise of a batch: that of its sample i is (seed, stream, first + i)."""
 
     seed: int
     stream: int

@@ -145,7 +145,11 @@ def lincomb(terms: Terms, out: Tensor) -> bool:
             return False  # a coefficient for each element
         coefficients = torch.tensor(coefficients, dtype=torch.float64, device=out.device)
     lead = coefficients.ndim - 1
-    if not tensors or (noise is not None and lead > 1) or not _lie_alike(tensors, out, lead == 0, noise):
+    if (
+        not tensors
+        or (noise is not None and lead > 1)
+        or not _have_one_layout(tensors, out, lead == 0, noise)
+    ):
         return False
     table = coefficients.reshape(-1, coefficients.shape[-1])
     return _launch(table, len(out) if noise is not None else len(table), terms, out)
@@ -157,8 +161,8 @@ def normal(out: Tensor, address: Address) -> bool:
     return _launch(ones, len(out), Terms(ones, (), address, inf), out)
 
 
-def _lie_alike(tensors: Sequence[Tensor], out: Tensor, shared: bool, noise: Address | None) -> bool:
-    """Whether all lie alike and densely, of one dtype but for the last, row by row where rows differ."""
+def _have_one_layout(tensors: Sequence[Tensor], out: Tensor, shared: bool, noise: Address | None) -> bool:
+    """Whether all are dense, of one layout and, but for the result, of one dtype; rows that differ are whole."""
     last = not out.is_contiguous()
     if last and not (shared and noise is None and out.is_contiguous(memory_format=torch.channels_last)):
         return False

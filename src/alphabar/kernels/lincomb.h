@@ -76,7 +76,7 @@ bool read_table(Sum& sum, const Arguments& given, PyObject* shape) {
     return lead < PyTuple_GET_SIZE(shape) && agree(axes, shape, lead);
 }
 
-// Where the data are: they have to lie alike and densely, and so have those that are left out.
+// Where the data are: all tensors must be dense and of one layout, also those that are left out.
 bool read_tensors(Sum& sum, const Arguments& given, const int* places, PyObject* shape) {
     PyObject* like = PySequence_Fast_GET_ITEM(given.tensors, 0);
     const bool last = !is_contiguous(like, false);

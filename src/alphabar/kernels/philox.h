@@ -119,7 +119,7 @@ WIDEST static void normals(uint64_t seed, uint32_t stream, uint64_t sample, int6
 
 namespace {
 
-// Where the noise of a batch lies: that of its sample `row` at (seed, stream, first + row).
+// The address of the noise of a batch: that of its sample `row` is (seed, stream, first + row).
 struct Address {
     uint64_t seed, first;
     uint32_t stream;

@@ -12,7 +12,7 @@ namespace {
 
 constexpr int INT64 = 4, DTYPES = 5;  // places in `dtypes`: float64, float32, bfloat16, float16, int64
 
-// What `begin` is told: types, dtypes, a memory format and a function of torch.
+// The arguments of `begin`: types, dtypes, a memory format and a function of torch.
 PyObject *tensor_types[2], *dtypes[DTYPES], *channels_last, *empty_like;
 PyObject *dtype_name, *shape_name, *is_cpu_name, *requires_grad_name, *data_ptr_name, *is_contiguous_name;
 PyObject *format_names, *dtype_names;  // of keyword arguments

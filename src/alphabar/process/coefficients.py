@@ -44,7 +44,7 @@ class Coefficients(NamedTuple):
     input: float
     """Of x: what the network is given."""
     time: float
-    """What it is told as time; NaN for t itself."""
+    """Its input for time; NaN for t itself."""
 
     answers: bool
     """Whether x̂_0 follows from what the network returns here: whether all numbers it takes are finite."""

@@ -6,7 +6,7 @@ Any Gaussian path α(t) · x_0 + σ(t) · z is this one times a scale, with ᾱ 
 everywhere, and kinds of network differ in four things alone, each a function of the level (a, s):
 
     input       what multiplies x before it enters the network, c_in
-    time        what the network is told as time
+    time        what is passed to the network as time
     target      what it is trained to return: a combination of x_0 and z
     x_0, eps    what its output stands for: combinations of x and the output
 
@@ -56,7 +56,7 @@ class Parameterisation:
         x_0: (a, s) → coefficients of (x, output), what x̂_0 is.
         eps: (a, s) → coefficients of (x, output), what ε̂ is.
         input: (a, s) → what multiplies x before it enters the network.
-        time: (a, s) → what the network is told as time; None for t itself.
+        time: (a, s) → what is passed to the network as time; None for t itself.
     """
 
     name: str

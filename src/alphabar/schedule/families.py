@@ -120,9 +120,9 @@ def zero_terminal(tables: Tables) -> Tables:
     to_end = -_running_sums(log_alpha[1:].flip(0)).flip(0)  # D_{t−1}
     q = _share(-log_alpha[1:]) / _share(to_end)
     beta = torch.cat([tables.beta[:1], (q * (2 - q)).clamp(max=1)])
-    gone = _share(fallen) / _share(to_end[0])
+    lost = _share(fallen) / _share(to_end[0])
     left = _share(torch.cat([to_end[1:], to_end.new_zeros(1)])) / _share(to_end[0])
-    log_signal = torch.where(gone < 0.5, (-gone).log1p(), left.log() - fallen / 2)
+    log_signal = torch.where(lost < 0.5, (-lost).log1p(), left.log() - fallen / 2)
     first = tables.log_alpha_bar[:1]
     return Tables(beta, torch.cat([first, first + 2 * log_signal]))
 

@@ -105,7 +105,7 @@ def load(path_or_name: str | Path, *, prediction: str | Parameterisation | None 
 
 
 def of(denoiser: Denoiser) -> Checkpoint:
-    """Return what a denoiser says about itself, and what the folder said that its network was loaded from.
+    """Return the checkpoint of a denoiser, with the description of the folder it was loaded from.
 
     Raises:
         CheckpointError: a network without a diffusers configuration.
