@@ -162,7 +162,7 @@ def normal(out: Tensor, address: Address) -> bool:
 
 
 def _have_one_layout(tensors: Sequence[Tensor], out: Tensor, shared: bool, noise: Address | None) -> bool:
-    """Whether all are dense, of one layout and, but for the result, of one dtype; rows that differ are whole."""
+    """Whether all are dense, of one layout and, but for the result, of one dtype."""
     last = not out.is_contiguous()
     if last and not (shared and noise is None and out.is_contiguous(memory_format=torch.channels_last)):
         return False
