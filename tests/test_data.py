@@ -253,12 +253,3 @@ def test_a_missing_package_is_named_by_its_extra(monkeypatch, package, source):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtraError, match=r"reading images needs .* pip install 'alphabar\[train\]'"):
         (load_data if source == "digits" else read_image)(source)
-
-
-def test_a_word_alone_is_a_mistyped_folder_and_the_hub_is_not_asked(monkeypatch):
-    def ask(*given, **more):
-        raise AssertionError("the hub was asked")
-
-    monkeypatch.setattr("datasets.load_dataset", ask)
-    with pytest.raises(DataError, match=r"'phtos': no such folder.*owner/name"):
-        load_data("phtos")

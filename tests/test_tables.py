@@ -106,7 +106,7 @@ def test_hugging_face_data_sets_are_loaded_by_name(monkeypatch):
         assert data.labels.tolist() == [1, 0, 1, 1, 0]
 
 
-@pytest.mark.parametrize("source", ["digit", "someone/something"])
+@pytest.mark.parametrize("source", ["someone/digit", "someone/something"])
 def test_a_name_is_looked_for_on_the_hub_when_there_is_no_such_folder(monkeypatch, source):
     def refuse(name, split):
         raise FileNotFoundError(f"no {name} with {split}")
@@ -117,7 +117,9 @@ def test_a_name_is_looked_for_on_the_hub_when_there_is_no_such_folder(monkeypatc
         load_data(source)
 
 
-@pytest.mark.parametrize("source", ["", "/nowhere/at/all", "none.parquet", "a/b/c", "photo.png", "no such"])
+@pytest.mark.parametrize(
+    "source", ["", "digit", "/nowhere/at/all", "none.parquet", "a/b/c", "photo.png", "no such"]
+)
 def test_the_hub_is_asked_for_nothing_that_is_no_name_of_its(monkeypatch, source):
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: pytest.fail("asked"))
     with pytest.raises(DataError, match=f"'{source}': no such folder, .* 'digits', a folder, a .parquet"):
