@@ -21,7 +21,7 @@ from alphabar.cli._arguments import (
 )
 from alphabar.errors import AlphabarError, ConfigError
 from alphabar.samplers import track
-from alphabar.training import ImageData, TrainConfig, checkpoint, load_data, train, unet
+from alphabar.training import ImageData, TrainConfig, checkpoint, train, training_data, unet
 
 __all__ = ["Train"]
 
@@ -48,7 +48,9 @@ class Train(TrainConfig):
         if main_process:  # two that try at once would be in each other's way
             checkpoint.check_place(self.out, also=(LOSS,))
         shown = None if main_process else False
-        data = self._data(shown)
+        data = training_data(
+            config, progress=lambda rows: track(rows, len(list(rows)), "reading", shown=shown)
+        )
         size = check_size(config, data)
         if main_process:
             checkpoint.check_place(self.out, also=(LOSS,), size=size)
@@ -64,16 +66,6 @@ class Train(TrainConfig):
         mean = sum(losses[-50:]) / len(losses[-50:])
         print(f"{last.step} steps, {last.images} images, loss {mean:.4f} over the last {len(losses[-50:])}")
         wrote(self.out)
-
-    def _data(self, shown: bool | None) -> ImageData:
-        return load_data(
-            self.data,
-            size=self.size,
-            skip_broken=self.skip_broken,
-            image_column=self.image_column,
-            label_column=self.label_column,
-            progress=lambda rows: track(rows, len(list(rows)), "reading", shown=shown),
-        )
 
 
 def check_size(config: TrainConfig, data: ImageData) -> int:

@@ -12,7 +12,7 @@ from alphabar.training.data import (
     to_unit,
 )
 from alphabar.training.ema import EMA
-from alphabar.training.loop import TrainStep, train
+from alphabar.training.loop import TrainStep, train, training_data
 from alphabar.training.loss import LOSSES
 from alphabar.training.network import unet
 from alphabar.training.objective import VARIANCES, Objective
@@ -40,5 +40,6 @@ __all__ = [
     "to_uint8",
     "to_unit",
     "train",
+    "training_data",
     "unet",
 ]

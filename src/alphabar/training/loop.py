@@ -27,7 +27,7 @@ from alphabar.schedule import FAMILIES
 from alphabar.training.attention import WrittenOut
 from alphabar.training.checkpoint import Checkpoint
 from alphabar.training.config import PRECISIONS, TrainConfig
-from alphabar.training.data import Batch, ImageData, load_data, to_unit
+from alphabar.training.data import Batch, ImageData, Progress, load_data, to_unit
 from alphabar.training.ema import EMA
 from alphabar.training.network import unet
 from alphabar.training.objective import VARIANCES, Objective
@@ -35,7 +35,7 @@ from alphabar.training.order import Order, batches
 from alphabar.training.streams import DROPOUT, FLIP, NOISE, TIMESTEP
 from alphabar.training.timesteps import TIMESTEPS, shares
 
-__all__ = ["TrainStep", "train"]
+__all__ = ["TrainStep", "train", "training_data"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def train(
     objective = Objective.of(
         schedule, config.prediction, loss=config.loss, variance=config.variance, device=device
     )
-    data = data or _data(config)
+    data = data or training_data(config)
     classes = _classes(config, data)
     depth, height, width = data.shape
     shape = (depth, height, width)
@@ -202,13 +202,15 @@ def _rate(config: TrainConfig, step: int, progress: float) -> float:
     )
 
 
-def _data(config: TrainConfig) -> ImageData:
+def training_data(config: TrainConfig, *, progress: Progress = iter) -> ImageData:
+    """Return the images that a configuration names; errors and ``progress`` as in :func:`load_data`."""
     return load_data(
         config.data,
         size=config.size,
         skip_broken=config.skip_broken,
         image_column=config.image_column,
         label_column=config.label_column,
+        progress=progress,
     )
 
 
