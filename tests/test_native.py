@@ -29,11 +29,15 @@ def normals_at(address, samples, *shape):
 
 
 def check_close(found, expected, count):
-    """To the last bit; of two tensors of bfloat16 a tie may fall either way (see ``bfloat16.h``)."""
-    if count == 2 and found.dtype == torch.bfloat16:
-        torch.testing.assert_close(found, expected, rtol=torch.finfo(found.dtype).eps, atol=0)
-    else:
+    """To the last bit of one term and of float64; of more a near tie may fall either way.
+
+    The reference rounds products to float64 before it adds them, ``avx2.h`` does not, nor ``bfloat16.h``.
+    """
+    if count == 1 or found.dtype == torch.float64:
         assert torch.equal(found, expected)
+    else:
+        torch.testing.assert_close(found, expected, rtol=torch.finfo(found.dtype).eps, atol=0)
+        assert (found != expected).double().mean() < 0.01
 
 
 @pytest.fixture
@@ -161,9 +165,9 @@ def test_noise_made_on_the_way_is_the_noise_made_before(shape, count):
         expected = ops.lincomb([*coefficients[:5], scale], [*tensors[:5], z])
         found = ops.lincomb([*coefficients[:5], scale], tensors[:5], noise=address)
         assert torch.equal(found, expected)
-    if count == 6:  # six and their noise still fit, six and a drawn one do not: float64 all the same
+    if count == 6:  # six and their noise still fit, six and a drawn one do not
         found = ops.lincomb([*coefficients, 0.7], tensors, noise=address)
-        assert torch.equal(found, ops.lincomb([*coefficients, 0.7], [*tensors, z]))
+        check_close(found, ops.lincomb([*coefficients, 0.7], [*tensors, z]), 7)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -21,6 +21,17 @@ WIDEST static bool suit_float(const double* c) {
     return !near;
 }
 
+// The same, remembered for as many pairs as a schedule has rows: asking costs as much as adding up a hundred elements.
+inline bool known_to_suit_float(const double* c) {
+    struct Answer { double a, b; bool suits; };
+    thread_local Answer answers[1 << 10];  // zeros at first, and zeros do not suit
+    uint64_t bits;
+    std::memcpy(&bits, c, 8);
+    Answer& answer = answers[bits * 0x9E3779B97F4A7C15u >> 54];
+    if (answer.a != c[0] || answer.b != c[1]) answer = {c[0], c[1], suit_float(c)};
+    return answer.suits;
+}
+
 // A coefficient as 16 bits, whose products with bfloat16 are exact in float, and a rest, of the same sign and not 0: or
 // infinite data times a rest of 0 would be NaN. Their products err by 2⁻³⁷ of the terms.
 struct Split {

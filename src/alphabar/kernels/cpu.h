@@ -9,7 +9,7 @@
 #if defined(__x86_64__) && defined(__GNUC__)
 #define X86
 #include <immintrin.h>
-#define AVX2 __attribute__((target("avx2,f16c")))
+#define AVX2 __attribute__((target("avx2,f16c,fma")))
 #define AVX512 __attribute__((target("avx512f,avx512bw")))
 #endif
 

@@ -77,19 +77,20 @@ bool read_table(Sum& sum, const Arguments& given, PyObject* shape) {
 }
 
 // Where the data are: all tensors must be dense and of one layout, also those that are left out.
-bool read_tensors(Sum& sum, const Arguments& given, const int* places, PyObject* shape) {
+bool read_tensors(Sum& sum, const Arguments& given, int in, const int* places, PyObject* shape) {
     PyObject* like = PySequence_Fast_GET_ITEM(given.tensors, 0);
     const bool last = !is_contiguous(like, false);
     if (last && (sum.rows > 1 || sum.noise || !is_contiguous(like, true))) return false;
-    const int in = plain_dtype(like), to = given.dtype == Py_None ? in : place_of(given.dtype);
-    if (in < 0 || in == INT64 || to < 0 || to == INT64 || !(sum.kernel = kernel_for(in, to, sum.all()))) return false;
+    const int to = given.dtype == Py_None ? in : place_of(given.dtype);
+    if (in == INT64 || to < 0 || to == INT64 || !(sum.kernel = kernel_for(in, to, sum.all()))) return false;
     if (sum.noise && (in != FLOAT32 || to != FLOAT32)) return false;
+    if (given.grad && requires_grad(like)) return false;
     sum.size = size_of_one(to);
     const auto fits = [&](PyObject* tensor, int dtype) {
         return plain_dtype(tensor) == dtype && is_contiguous(tensor, last) && has_shape(tensor, shape)
             && !(given.grad && requires_grad(tensor));
     };
-    for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(given.tensors); ++k)
+    for (Py_ssize_t k = 1; k < PySequence_Fast_GET_SIZE(given.tensors); ++k)
         if (!fits(PySequence_Fast_GET_ITEM(given.tensors, k), in)) return false;
     for (int k = 0; k < sum.n; ++k) sum.x[k] = address_of(PySequence_Fast_GET_ITEM(given.tensors, places[k]));
     return given.out == Py_None || fits(given.out, to);
@@ -100,7 +101,8 @@ bool read(Sum& sum, Address& noise, double* numbers, const Arguments& given) {
     const Py_ssize_t count = PySequence_Fast_GET_SIZE(given.tensors);
     if (count < 1 || count > MOST || !(sum.limit >= 0)) return false;
     PyObject* like = PySequence_Fast_GET_ITEM(given.tensors, 0);
-    if (plain_dtype(like) < 0) return false;
+    const int in = plain_dtype(like);
+    if (in < 0) return false;
     Held shape(shape_of(like));
     if (!shape || !PyTuple_GET_SIZE(shape.object)) return false;
     int places[MOST] = {0, 1, 2, 3, 4, 5};
@@ -114,7 +116,7 @@ bool read(Sum& sum, Address& noise, double* numbers, const Arguments& given) {
     if (!(is_numbers ? read_numbers(sum, given.coefficients, numbers, places) : read_table(sum, given, shape))) return false;
     const int64_t samples = size_of(shape, 1), total = size_of(shape);
     if (sum.noise && sum.shared) sum.rows = samples;
-    if (total == 0 || (sum.noise && sum.rows != samples) || !read_tensors(sum, given, places, shape)) return false;
+    if (total == 0 || (sum.noise && sum.rows != samples) || !read_tensors(sum, given, in, places, shape)) return false;
     sum.columns = total / sum.rows;
     return !PyErr_Occurred();
 }
@@ -140,9 +142,9 @@ PyObject* lincomb(PyObject*, PyObject* const* args, Py_ssize_t count) {
         Py_XDECREF(result);
         return nullptr;
     }
-    Py_BEGIN_ALLOW_THREADS
+    PyThreadState* others = sum.is_small() ? nullptr : PyEval_SaveThread();  // letting them run has a cost of its own
     sum.run();
-    Py_END_ALLOW_THREADS
+    if (others) PyEval_RestoreThread(others);
     return result;
 }
 

@@ -45,7 +45,7 @@ AVX2 void add_up_wide(int64_t from, int64_t to, const void* const* x, const doub
     const In* tensors[N];
     for (int k = 0; k < N; ++k) tensors[k] = static_cast<const In*>(x[k]);
     const auto wide = limit < HUGE_VAL ? add_up_by_sixteen<In, Out, N, true> : add_up_by_sixteen<In, Out, N, false>;
-    add_up<In, Out, N>(wide(from, to, tensors, c, limit, static_cast<Out*>(out), streams), to, x, c, limit, out, streams);
+    wide(from, to, tensors, c, limit, static_cast<Out*>(out), streams);
 }
 
 // Before another thread may read what was streamed.
@@ -69,7 +69,7 @@ template <class In, class Out> Kernel by_count(int n) {
 // By float, three times as fast, where that is as good.
 void add_up_two_bfloat16(
     int64_t from, int64_t to, const void* const* x, const double* c, double limit, void* out, bool streams) {
-    if (suit_float(c)) return add_up_two_by_float(from, to, x, c, limit, out);
+    if (known_to_suit_float(c)) return add_up_two_by_float(from, to, x, c, limit, out);
     by_count<bfloat16, bfloat16>(2)(from, to, x, c, limit, out, streams);
 }
 
@@ -104,6 +104,7 @@ struct Sum {
     const double* of(int64_t row) const { return shared ? c : c + (at ? at[row] : row) * all(); }
     void piece(int64_t row, int64_t start, int64_t stop, bool streams) const;
     bool is_read_soon() const;
+    bool is_small() const { return rows * columns < (noise ? NORMALS_PARALLEL_FROM : PARALLEL_FROM); }
     void run() const;
 };
 
@@ -137,7 +138,7 @@ void Sum::run() const {
         piece(row, start, start + longest < columns ? start + longest : columns, streams);
         if (streams) finish_streaming();
     };
-    if (rows * columns < (noise ? NORMALS_PARALLEL_FROM : PARALLEL_FROM)) {
+    if (is_small()) {
         for (int64_t i = 0; i < rows * pieces; ++i) one(i);
         return;
     }
