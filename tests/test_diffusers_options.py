@@ -114,9 +114,11 @@ def test_flow_matching_with_shifts(config, sigmas):
 
 
 def test_flow_matching_in_eps_is_refused():
-    for config in ({"predict_x0": False}, {"use_karras_sigmas": True}):
+    for config in ({"predict_x0": False}, {"solver_p": 1}):
         with pytest.raises(ConfigError):
             ours.UniPCMultistepScheduler(use_flow_sigmas=True, **config).set_timesteps(5)
+    with pytest.raises(ConfigError, match="spacing of its own"):
+        ours.DEISMultistepScheduler(use_flow_sigmas=True, use_karras_sigmas=True).set_timesteps(5)
 
 
 @pytest.mark.parametrize("prediction", ["flow_prediction", "epsilon", "v_prediction", "sample"])
@@ -129,7 +131,7 @@ def test_flow_matching_recovers_what_the_network_knows(prediction):
         )
         scheduler.set_timesteps(6)
         clean, noise, sample = X.double(), Z.double(), None
-        sigmas = [level.sigma / (level.sigma + level.signal) for level in scheduler._eval_levels]
+        sigmas = [level.sigma / (level.sigma + level.signal) for level in scheduler._run.evaluations]
         for t, sigma in zip(scheduler.timesteps, sigmas, strict=False):
             expected = (1 - sigma) * clean + sigma * noise
             sample = expected if sample is None else sample

@@ -72,9 +72,9 @@ def theirs(case, mine, ask):
     with pytest.MonkeyPatch.context() as patch:
         try:
             scheduler.set_timesteps(case.steps)
-            if hasattr(scheduler, "sigmas") and len(scheduler.sigmas) == len(mine._eval_levels):
+            if hasattr(scheduler, "sigmas") and len(scheduler.sigmas) == len(mine._run.evaluations):
                 flow = case.get("use_flow_sigmas")
-                levels = mine._eval_levels
+                levels = mine._run.evaluations
                 exact = [x.sigma / (x.sigma + x.signal) if flow else x.sigma_ve for x in levels]
                 exact = torch.tensor(exact, dtype=torch.float64)
                 if not torch.allclose(scheduler.sigmas.double(), exact, rtol=1e-5, atol=0):

@@ -2,14 +2,17 @@
 
     from alphabar.diffusers import DDIMScheduler        where it said: from diffusers import DDIMScheduler
 
-    adapter.py      diffusers' protocol, the base of all schedulers
-    grids.py        the timesteps and noise levels of a run
-    steps.py        a row of the core's table as a step in diffusers' coordinates
-    ddpm_ddim.py    DDPM, DDIM, its inversion: a step is a function of t alone
-    pndm.py         PNDM, likewise, which counts its calls
-    multistep.py    the base of those whose step is known by its index in the run
-    solvers.py      DPM-Solver, UniPC, DEIS
-    sigma_space.py  Euler, Heun, LMS, which hold x/√ᾱ
+    adapter.py              diffusers' protocol, the base of all schedulers
+    drop_in.py              classes that stand for diffusers'
+    steps.py                a row of the core's table as a step in diffusers' coordinates
+    spacings.py, grids.py   the timesteps and noise levels of a run
+    runs.py                 what set_timesteps decides, built once and kept
+    timestep_scheduler.py   the base of those whose step is known by its t
+    ddpm_ddim.py            DDPM, DDIM, its inversion
+    pndm.py                 PNDM, which counts its calls
+    index_scheduler.py      the base of those whose step is known by its index in the run
+    solvers.py              DPM-Solver, UniPC, DEIS
+    sigma_space.py          Euler, Heun, LMS, which hold x/√ᾱ
 
 Where results differ from diffusers, docs/diffusers.md says how and why.
 """

@@ -12,31 +12,27 @@ request its own.
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import fields
-from importlib import import_module
+from collections.abc import Callable, Sequence
 from math import inf
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from alphabar.denoise import dynamic_threshold
+from alphabar.diffusers.runs import Run, frozen
 from alphabar.diffusers.steps import X_0, Step
-from alphabar.errors import ConfigError, MissingExtraError, ShapeError, look_up
+from alphabar.errors import ConfigError, ShapeError, look_up
 from alphabar.kernels import lincomb
 from alphabar.process import PARAMETERISATIONS, Parameterisation
-from alphabar.schedule import Level, NoiseSchedule
+from alphabar.schedule import NoiseSchedule
 
-__all__ = ["SCHEDULERS", "Adapter", "draw_noise", "drop_in"]
-
-Kind = TypeVar("Kind", bound="type[Adapter]")
+__all__ = ["SCHEDULERS", "Adapter", "draw_noise"]
 
 SCHEDULERS: dict[str, type[Adapter]] = {}
 """All of them, by their names in diffusers."""
@@ -72,10 +68,14 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     strict = False
     num_inference_steps: int | None = None
     timesteps: Tensor
-    _cached_steps: dict[Hashable, Step]
+    _run: Run
+    """The timesteps and levels that are set, and the steps between them: shared, and never changed."""
+    _configured: Any = None
+    """The configuration that was read last."""
 
     def _initialise(self) -> None:
         """Make the tables; called by the constructor."""
+        self._configured = None  # strict may have changed
         self._configure()
         self.schedule = self._make_schedule()
         self.betas = (
@@ -83,19 +83,18 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         )
         self.alphas = 1 - self.betas
         self.alphas_cumprod = self.alphas.cumprod(0)
-        # Steps go by diffusers' rounding of ᾱ: at small t it shows in the fifth digit of an image.
-        exact = self.schedule.log_alpha_bar_at(torch.arange(len(self.schedule)))
-        rounded = self.alphas_cumprod[: len(self.schedule)].double()
-        logs = torch.where(rounded.eq(1) | self.strict, exact, rounded.log())
-        self._levels = [Level(t, log) for t, log in enumerate(logs.tolist())]
 
     def _make_schedule(self) -> NoiseSchedule:
         return NoiseSchedule.from_config(self._options)
 
     def _configure(self) -> None:
-        """Read the configuration, which may change later: pipelines mend old files so."""
+        """Read the configuration where it is another than last time: pipelines mend old files so."""
+        if self._internal_dict is self._configured:
+            return
+        self._configured = self._internal_dict
         known = inspect.signature(self.peer).parameters
         self._options = options = {name: self.config[name] for name in known if name in self.config}
+        self._settings = frozen(options)
         name = options.get("prediction_type", "epsilon")
         if name == "flow_prediction" and not options.get("use_flow_sigmas"):
             raise ConfigError(
@@ -111,12 +110,34 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """Return a scheduler of a configuration, also of another scheduler's; ``strict`` as in the class."""
         strict = kwargs.pop("strict", False)
+        cls._check_family(config, kwargs)
         result = super().from_config(config, return_unused_kwargs, **kwargs)
         if strict:
             scheduler = result[0] if return_unused_kwargs else result
             scheduler.strict = True
             scheduler._initialise()
         return result
+
+    @classmethod
+    def _check_family(cls, config: Any, kwargs: dict[str, Any]) -> None:
+        """Refuse the configuration of another family, of which diffusers keeps nothing but T.
+
+        Raises:
+            ConfigError: a configuration of flow matching or EDM, where a schedule is built from β.
+        """
+        given = {**(config if isinstance(config, dict) else {}), **kwargs}
+        if "beta_schedule" not in inspect.signature(cls.peer).parameters or given.get("use_flow_sigmas"):
+            return
+        foreign = [name for name in ("shift", "sigma_data") if name in given and "beta_start" not in given]
+        if foreign:
+            raise ConfigError(
+                f"{cls.__name__} builds its schedule from β, and this configuration, with {foreign[0]!r}, is "
+                "of flow matching or EDM: take a scheduler of that family, or use_flow_sigmas=True"
+            )
+
+    def _find_run(self) -> Run:
+        """Return the run of the timesteps that are set."""
+        raise NotImplementedError
 
     def fork(self) -> Any:
         """Return a scheduler with the same timesteps and tables and its own state: one for each request."""
@@ -136,7 +157,7 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The class goes by diffusers' module (see drop_in), where pickle would find diffusers' own.
-        computed = ("_threshold", "_parameterisation")
+        computed = ("_threshold", "_parameterisation", "_configured", "_run")
         state = {name: value for name, value in vars(self).items() if name not in computed}
         return _unpickled, (type(self).__name__, state)
 
@@ -244,86 +265,9 @@ def draw_noise(sample: Tensor, output: Tensor, generator: Any, dtype: torch.dtyp
     return drawn
 
 
-# --- classes that stand for diffusers' ---
-
-
-def drop_in(module: str) -> Callable[[Kind], Kind]:
-    """Give a class the constructor, ``set_timesteps`` and module of diffusers' scheduler of the same name.
-
-    Its module is diffusers' too: pipelines write module and name of their parts into ``model_index.json``,
-    and diffusers alone must be able to open what they save. Where diffusers cannot import its own, the class
-    is left out of ``SCHEDULERS``, and making one is an error that names the missing package.
-
-    Args:
-        module: where it is, within ``diffusers.schedulers``.
-    """
-
-    def decorate(kind: Kind) -> Kind:
-        try:
-            source = import_module(f"diffusers.schedulers.{module}")
-        except ImportError as error:
-            kind.__init__ = _missing(kind.__name__, error.name or "diffusers")  # type: ignore[method-assign]
-            return kind
-        kind.peer = peer = getattr(source, kind.__name__)
-        for name in ("order", "_compatibles", "ignore_for_config", "_deprecated_kwargs"):
-            setattr(kind, name, getattr(peer, name))
-        kind.output = getattr(source, kind.__name__.replace("Inverse", "") + "Output", SchedulerOutput)
-        kind.returns_x_0 = len(fields(kind.output)) == 2
-        kind.__init__ = _constructor(peer)  # type: ignore[method-assign]
-        kind.set_timesteps = _with_signature_of(peer.set_timesteps, kind._set_timesteps)
-        kind.__module__ = peer.__module__
-        SCHEDULERS[kind.__name__] = kind
-        return kind
-
-    return decorate
-
-
-def _missing(name: str, package: str) -> Any:
-    def __init__(self: Adapter, *args: Any, **kwargs: Any) -> None:  # noqa: N807
-        raise MissingExtraError(name, package=package.partition(".")[0])
-
-    return __init__
-
-
-def _constructor(peer: Any) -> Any:
-    theirs = inspect.signature(peer.__init__)
-
-    def __init__(self: Adapter, *args: Any, **kwargs: Any) -> None:  # noqa: N807
-        self._initialise()
-
-    __init__.__signature__ = theirs  # type: ignore[attr-defined]
-    registered = register_to_config(__init__)
-    strict = inspect.Parameter("strict", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool)
-    parameters = list(theirs.parameters.values())
-    at = len(parameters) - (parameters[-1].kind is inspect.Parameter.VAR_KEYWORD)
-
-    @functools.wraps(peer.__init__)
-    def checked(self: Adapter, *args: Any, strict: bool = False, **kwargs: Any) -> None:
-        try:
-            theirs.bind(self, *args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{type(self).__name__}: {error}") from None
-        self.strict = strict
-        registered(self, *args, **kwargs)
-
-    checked.__signature__ = theirs.replace(parameters=[*parameters[:at], strict, *parameters[at:]])  # type: ignore[attr-defined]
-    return checked
-
-
-def _with_signature_of(theirs: Any, ours: Any) -> Any:
-    signature = inspect.signature(theirs)
-
-    @functools.wraps(theirs)
-    def method(self: Adapter, *args: Any, **kwargs: Any) -> None:
-        given = dict(signature.bind(self, *args, **kwargs).arguments)
-        del given["self"]
-        ours(self, **given)
-
-    return method
-
-
 def _unpickled(name: str, state: dict[str, Any]) -> Adapter:
     scheduler: Adapter = object.__new__(SCHEDULERS[name])
     scheduler.__dict__.update(state)
     scheduler._configure()
+    scheduler._run = scheduler._find_run()
     return scheduler

@@ -3,108 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from math import inf
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from alphabar.diffusers.adapter import Adapter, drop_in
-from alphabar.diffusers.grids import check_timesteps, whole_timesteps
-from alphabar.diffusers.steps import Step, stack
+from alphabar.diffusers.drop_in import drop_in
+from alphabar.diffusers.steps import Step
+from alphabar.diffusers.timestep_scheduler import TimestepScheduler
 from alphabar.errors import ConfigError, TimestepError, look_up
 from alphabar.process import forward
 from alphabar.samplers import DDIM, DDPM, VARIANCES, Row
-from alphabar.schedule import CLEAN, Level, NoiseSchedule, noise_power
+from alphabar.schedule import CLEAN, Level, noise_power
 
-__all__ = ["DDIMInverseScheduler", "DDIMScheduler", "DDPMScheduler", "TimestepScheduler"]
+__all__ = ["DDIMInverseScheduler", "DDIMScheduler", "DDPMScheduler"]
 
 MIN_VARIANCE = 1e-20  # what diffusers takes for the variance of a step onto clean data
 
 
-class TimestepScheduler(Adapter):
-    """Looks a step up by its t, which may also be (B,), one for each sample."""
-
-    init_noise_sigma = 1.0
-
-    def _initialise(self) -> None:
-        super()._initialise()
-        self._next: dict[int, int] | None = None
-        self._cached_steps = {}
-        self.timesteps = torch.arange(len(self) - 1, -1, -1)
-
-    def _make_schedule(self) -> NoiseSchedule:
-        """Return the schedule; of a linear β that reaches 1, which diffusers accepts, the part below 1."""
-        start, end, steps = (
-            self._options[name] for name in ("beta_start", "beta_end", "num_train_timesteps")
-        )
-        goes_beyond = self._options["beta_schedule"] == "linear" and 0 < start < 1 <= end
-        if self.strict or not goes_beyond or self._options["trained_betas"] is not None:
-            return super()._make_schedule()
-        betas = torch.linspace(start, end, steps, dtype=torch.float64)
-        return NoiseSchedule.from_beta(betas[betas < 1])
-
-    def _set_timesteps(
-        self, num_inference_steps: int | None = None, device: Any = None, timesteps: Any = None
-    ) -> None:
-        if (num_inference_steps is None) == (timesteps is None):
-            raise ConfigError("give one of num_inference_steps and timesteps")
-        self._configure()
-        chosen = self._choose_timesteps(num_inference_steps, timesteps)
-        self._next = dict(pairwise([*chosen, -1]))
-        self._cached_steps = {}
-        self.num_inference_steps = num_inference_steps
-        self.timesteps = torch.from_numpy(np.array(chosen, dtype=np.int64)).to(device)
-
-    def _choose_timesteps(self, steps: int | None, timesteps: Sequence[int] | None) -> list[int]:
-        if timesteps is None:
-            return whole_timesteps(self._options, len(self), steps)  # type: ignore[arg-type]
-        given = [int(t) for t in timesteps]
-        check_timesteps(given, len(self))
-        if not given or any(t <= s for t, s in pairwise(given)):
-            raise TimestepError(f"timesteps {given}: give at least one, in descending order")
-        return given
-
-    def _level(self, t: int) -> Level:
-        if not 0 <= t < len(self._levels):
-            beyond = ": β reaches 1 there" if t < len(self) else ""
-            raise TimestepError(f"timestep {t} is outside 0 … {len(self._levels) - 1}{beyond}")
-        return self._levels[t]
-
-    def _step_at(self, timestep: Any, sample: Tensor, *options: Any) -> Step:
-        """Return the step at t; steps are cached by t and options."""
-        if isinstance(timestep, Tensor) and timestep.ndim and len(timestep) > 1:
-            steps = [self._step_at(t, sample, *options) for t in timestep.tolist()]
-            return stack(steps, sample)
-        key = int(timestep), options
-        try:
-            return self._cached_steps[key]
-        except KeyError:
-            step = replace(self._make_step(key[0], *options), kept=None)
-            return self._cached_steps.setdefault(key, step)
-
-    def _make_step(self, t: int, *options: Any) -> Step:
-        """Return the step from t; no step uses what another kept."""
-        raise NotImplementedError
-
-    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Return √ᾱ_t · x_0 + √(1−ᾱ_t) · noise, worked out in float64 and rounded once."""
-        timesteps = timesteps.to(original_samples.device)
-        return forward.add_noise(self.schedule, original_samples, noise, timesteps)
-
-    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Return v = √ᾱ_t · noise − √(1−ᾱ_t) · x_0."""
-        return forward.velocity(self.schedule, sample, noise, timesteps.to(sample.device))
-
-    def _powers(self, t: int, s: Level) -> tuple[float, float]:
-        """Return the smallest and the largest variance of a step."""
-        logs = torch.tensor([self._level(t).log_alpha_bar, s.log_alpha_bar], dtype=torch.float64)
-        _, _, small = forward.posterior_coefficients(logs[1], logs[0])
-        return float(small), float(noise_power(logs[0] - logs[1]))
+def powers(t: Level, s: Level) -> tuple[float, float]:
+    """Return the smallest and the largest variance of a step, β̃ and β."""
+    logs = torch.tensor([t.log_alpha_bar, s.log_alpha_bar], dtype=torch.float64)
+    _, _, small = forward.posterior_coefficients(logs[1], logs[0])
+    return float(small), float(noise_power(logs[0] - logs[1]))
 
 
 VARIANCE_FORMS: dict[str, Any] = {
@@ -141,18 +64,18 @@ class DDPMScheduler(TimestepScheduler):
         return_dict: bool = True,
     ) -> Any:
         """Return x at the next t; ``timestep`` may be (B,), one for each sample."""
-        step = self._step_at(timestep, sample)
+        step = self._step_at(timestep, sample, self.variance_type)
         previous, x_0, _ = self._compute_step(step, model_output, sample, generator=generator)
         return self._output(previous, x_0, return_dict)
 
-    def _make_step(self, t: int) -> Step:
+    def _make_step(self, t: int, chosen: str | None) -> Step:
         level, s = self._level(t), self._level_after(t)
         # diffusers accepts any name for a variance, and None: an unknown one is an error where it is used.
-        variance = self.variance_type if t and self.variance_type is not None else "fixed_small"
+        variance = chosen if t and chosen is not None else "fixed_small"
         (row,) = DDPM(variance=variance).rows((level, s))
         row = row if self.strict or not s.sigma else self._with_float32_beta(row, level, s)
-        if not self.strict and not s.sigma and t and self.variance_type in ("fixed_large", "learned_range"):
-            row = replace(row, **VARIANCES[self.variance_type](MIN_VARIANCE, self._powers(t, s)[1]))
+        if not self.strict and not s.sigma and t and chosen in ("fixed_large", "learned_range"):
+            row = replace(row, **VARIANCES[chosen](MIN_VARIANCE, powers(level, s)[1]))
         return Step.of(row, level, s, self._parameterisation, draws=t > 0 or row.is_random)
 
     def _with_float32_beta(self, row: Row, t: Level, s: Level) -> Row:
@@ -172,19 +95,18 @@ class DDPMScheduler(TimestepScheduler):
 
     def previous_timestep(self, timestep: int | Tensor) -> int | Tensor:
         """Return the t where the step from this one lands, −1 for clean data."""
-        if self._next is None:
+        if self._chosen is None:
             return timestep - 1
-        try:
-            return torch.tensor(self._next[int(timestep)])
-        except KeyError:
+        if (following := self._next(int(timestep))) is None:
             raise TimestepError(
                 f"timestep {int(timestep)} is not in the timesteps that were set: take one of those"
-            ) from None
+            )
+        return torch.tensor(following)
 
     def _get_variance(
         self, t: int, predicted_variance: Tensor | None = None, variance_type: str | None = None
     ) -> Any:
-        small, large = self._powers(int(t), self._level_after(int(t)))
+        small, large = powers(self._level(int(t)), self._level_after(int(t)))
         form = look_up(VARIANCE_FORMS, variance_type or self._options["variance_type"], "variance_type")
         return form(max(small, MIN_VARIANCE), large, predicted_variance)
 
@@ -223,24 +145,18 @@ class DDIMScheduler(TimestepScheduler):
         )
 
     def _level_after(self, t: int) -> Level:
-        if self._next is None:
-            raise ConfigError("set_timesteps comes first: the size of the steps is not known")
-        size = len(self) // len(self._next)
-        s = self._next.get(t, t - size) if self.strict else t - size
-        return self._level(s) if s >= 0 else self._final_level
-
-    @property
-    def _final_level(self) -> Level:
-        return CLEAN if self._options["set_alpha_to_one"] else self._levels[0]
+        following, size = self._next(t), self._size()
+        s = following if self.strict and following is not None else t - size
+        return self._level(s) if s >= 0 else self._last_level
 
     @property
     def final_alpha_cumprod(self) -> Tensor:
         """ᾱ of the level where the last step lands."""
-        return torch.tensor(self._final_level.log_alpha_bar).exp()
+        return torch.tensor(self._last_level.log_alpha_bar).exp()
 
     def _get_variance(self, timestep: int, prev_timestep: int) -> Tensor:
-        s = self._level(int(prev_timestep)) if prev_timestep >= 0 else self._final_level
-        return torch.tensor(self._powers(int(timestep), s)[0])
+        s = self._level(int(prev_timestep)) if prev_timestep >= 0 else self._last_level
+        return torch.tensor(powers(self._level(int(timestep)), s)[0])
 
 
 @drop_in("scheduling_ddim_inverse")
@@ -270,10 +186,6 @@ class DDIMInverseScheduler(TimestepScheduler):
         return Step.from_eps(s, level, level.sigma, 0.0, self._parameterisation)
 
     def _level_below(self, t: int) -> Level:
-        if self._next is None:
-            raise ConfigError("set_timesteps comes first: the size of the steps is not known")
-        size = len(self) // len(self._next)
-        s = self._next.get(t, t - size) if self.strict else t - size
-        if s >= 0:
-            return self._level(s)
-        return CLEAN if self._options["set_alpha_to_one"] else self._levels[0]
+        following, size = self._next(t), self._size()
+        s = following if self.strict and following is not None else t - size
+        return self._level(s) if s >= 0 else self._last_level

@@ -1,29 +1,36 @@
-"""The timesteps and noise levels of a run, spaced as diffusers spaces them.
+"""The timesteps and noise levels of a run.
 
-    whole timesteps               DDPM, DDIM, PNDM
-    levels of σ = √(1−ᾱ)/√ᾱ       all others: at timesteps, or spaced in σ itself
-    levels of σ in flow matching  DPM-Solver, UniPC, DEIS with use_flow_sigmas: σ = √(1−ᾱ)/(√ᾱ + √(1−ᾱ))
-
-The spacings agree with diffusers' to the rounding of a half: the network is asked at the same timesteps.
+sigma_grid    Euler, Heun, LMS: real timesteps, σ = √(1−ᾱ)/√ᾱ spaced between the first and the last of n
+solver_grid   DPM-Solver, UniPC, DEIS: whole timesteps, of n + 1 points all but the last, or spaced in σ;
+with use_flow_sigmas σ of flow matching, √(1−ᾱ)/(√ᾱ + √(1−ᾱ))
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alphabar.checks import check_count
-from alphabar.errors import ConfigError, MissingExtraError, TimestepError, look_up
+from alphabar.diffusers.spacings import (
+    SIGMA_SPACINGS,
+    Numbers,
+    check_timesteps,
+    chosen_spacing,
+    shift_of,
+    shifted,
+    spaced_timesteps,
+    stretched,
+    t_of,
+)
+from alphabar.errors import ConfigError, look_up
 from alphabar.schedule import Level
 
-__all__ = ["MIN_ALPHA_BAR", "Grid", "check_timesteps", "level_grid", "whole_timesteps"]
+__all__ = ["MIN_ALPHA_BAR", "Grid", "SolverGrid", "evaluated_twice", "levels_of", "sigma_grid", "solver_grid"]
 
-Numbers = NDArray[Any]
 MIN_ALPHA_BAR = 2.0**-24  # what diffusers' solvers take for ᾱ_T where it is 0
 MAX_FLOW_SIGMA = 1 - 1e-6  # what diffusers takes for σ = 1, where nothing is left of the image
 
@@ -33,152 +40,79 @@ class Grid:
     """The timesteps and the levels of a run."""
 
     timesteps: Numbers
-    """(n,) what the network is asked at."""
+    """(n,) what the network is asked at, one an evaluation."""
     levels: tuple[Level, ...]
-    """n + 1 of them: where each step starts, and where the last lands; ``t`` is the index in this tuple."""
+    """Where each step starts, and where the last lands; ``t`` is the index in this tuple."""
+    evaluations: tuple[Level, ...] = ()
+    """(n + 1,) where the network is evaluated, and where the last step lands; () if these are the levels."""
 
 
-SPACINGS: dict[str, Callable[[int, int, int], Numbers]] = {
-    "leading": lambda steps, last, total: np.arange(steps)[::-1] * (last // steps),
-    "linspace": lambda steps, last, total: np.linspace(0, last - 1, steps)[::-1],
-    # In diffusers rounding errors can add a step too many, at t = −1: it is left out.
-    "trailing": lambda steps, last, total: np.arange(last, 0, -total / steps)[:steps].round() - 1,
-}
-"""Timesteps by diffusers' ``timestep_spacing``, from (steps, last + 1, T)."""
+def levels_of(sigmas: Sequence[float]) -> tuple[Level, ...]:
+    """Return the levels with these √(1−ᾱ)/√ᾱ."""
+    return tuple(Level(i, -math.log1p(sigma**2)) for i, sigma in enumerate(sigmas))
 
 
-def whole_timesteps(config: Mapping[str, Any], total: int, steps: int) -> list[int]:
-    """Return the whole timesteps of a run, in descending order.
-
-    Raises:
-        ConfigError: steps < 1.
-        TimestepError: more steps than T, or timesteps moved beyond it by ``steps_offset``.
-        UnknownNameError: another ``timestep_spacing``.
-    """
-    check_count(num_inference_steps=steps)
-    if steps > total:
-        raise TimestepError(
-            f"num_inference_steps is {steps}, but the schedule has T = {total}: at most one a t"
-        )
-    spaced = _spaced(config, steps, total, total).round()
-    timesteps = [int(t) for t in spaced]
-    check_timesteps(timesteps, total)
-    return timesteps
+def evaluated_twice(grid: Grid) -> Grid:
+    """Return the grid of two evaluations a step, the second where it lands, and one in the last."""
+    twice = [level for level in grid.levels[1:-1] for _ in range(2)]
+    evaluations = (grid.levels[0], *twice, grid.levels[-1])
+    return Grid(grid.timesteps.repeat(2)[1:], grid.levels, evaluations)
 
 
-def level_grid(
+def sigma_grid(
     config: Mapping[str, Any],
     schedule_sigmas: Numbers,
     steps: int,
     *,
-    whole: bool,
     timesteps: Sequence[float] | None = None,
     sigmas: Sequence[float] | None = None,
-    mu: float | None = None,
 ) -> Grid:
-    """Return the timesteps and levels of a solver.
+    """Return the grid of Euler, Heun and LMS.
 
     Args:
         config: diffusers' options.
         schedule_sigmas: (T,) float64, √(1−ᾱ)/√ᾱ of the schedule.
         steps: how many, where neither timesteps nor sigmas are given.
-        whole: as DPM-Solver, UniPC and DEIS do: whole timesteps, of n + 1 points all but the last, and σ
-            spaced over the whole schedule. Otherwise as Euler, Heun and LMS: n points, σ spaced between their
-            ends.
         timesteps: to take instead.
         sigmas: to take instead, with the one where the last step lands.
-        mu: the logarithm of ``flow_shift``, where shifting is dynamic.
 
     Raises:
-        ConfigError: spacings that exclude each other, options of flow matching without it, steps < 1.
+        ConfigError: spacings that exclude each other.
         TimestepError: timesteps outside 0 … T−1.
-        UnknownNameError: another ``timestep_spacing`` or ``final_sigmas_type``.
+        UnknownNameError: another value of an option.
         MissingExtraError: ``use_beta_sigmas`` without scipy.
     """
-    check_count(num_inference_steps=steps)
-    _check_flow(config, mu, sigmas if whole else None)
-    if config.get("use_flow_sigmas"):
-        return _flow_grid(config, schedule_sigmas, steps, sigmas, _shift(config, mu))
+    spacing = chosen_spacing(config, timesteps)
     if sigmas is not None:
-        return _grid(_t_of(np.asarray(sigmas[:-1], float), schedule_sigmas), [*map(float, sigmas)])
-    return _schedule_grid(config, schedule_sigmas, steps, whole, timesteps)
-
-
-def _schedule_grid(
-    config: Mapping[str, Any],
-    schedule_sigmas: Numbers,
-    steps: int,
-    whole: bool,
-    timesteps: Sequence[float] | None,
-) -> Grid:
-    """Return the grid whose σ are those of the schedule at the timesteps, or spaced between two of them."""
-    spacing = _sigma_spacing(config, timesteps)
-    t = np.array(timesteps, float) if timesteps is not None else None
-    if t is None:
-        t = _solver_timesteps(config, schedule_sigmas, steps, whole)
-    spaced = np.interp(t, np.arange(len(schedule_sigmas)), schedule_sigmas)
-    if config.get("interpolation_type") == "log_linear" and not spacing:
-        ends = math.log(schedule_sigmas[-1]), math.log(schedule_sigmas[0])
-        return _grid(t, np.exp(np.linspace(*ends, steps + 1)).tolist())
+        return Grid(t_of(np.asarray(sigmas[:-1], float), schedule_sigmas), levels_of([*map(float, sigmas)]))
+    total = len(schedule_sigmas)
+    t = spaced_timesteps(config, steps, total, total) if timesteps is None else np.array(timesteps, float)
+    spaced = look_up(INTERPOLATIONS, config.get("interpolation_type", "linear"), "interpolation_type")(
+        t, schedule_sigmas
+    )
     if spacing:
-        first, last = _ends(config, schedule_sigmas[[-1, 0]] if whole else spaced[[0, -1]])
-        spaced = SIGMA_SPACINGS[spacing](first, last, steps)
-        t = _t_of(spaced, schedule_sigmas)
-        t = _whole(t, config, spacing) if whole else t
-    check_timesteps(t, len(schedule_sigmas))
-    repeats_last = spacing and whole and "lambda_min_clipped" not in config  # UniPC and DEIS, not DPM-Solver
-    end = {"zero": 0.0, "sigma_min": spaced[-1] if repeats_last else schedule_sigmas[0]}
-    return _grid(t, [*spaced.tolist(), float(look_up(end, config["final_sigmas_type"], "final_sigmas_type"))])
+        spaced = SIGMA_SPACINGS[spacing](*_ends(config, spaced[[0, -1]]), steps)
+        t = t_of(spaced, schedule_sigmas)
+    check_timesteps(t, total)
+    end = look_up(
+        {"zero": 0.0, "sigma_min": schedule_sigmas[0]},
+        config.get("final_sigmas_type", "zero"),
+        "final_sigmas_type",
+    )
+    return Grid(t, levels_of([*spaced.tolist(), float(end)]))
 
 
-def check_timesteps(timesteps: Iterable[float], total: int) -> None:
-    """Require timesteps within the schedule.
-
-    Raises:
-        TimestepError: one outside 0 … T−1.
-    """
-    beyond = [t for t in timesteps if not 0 <= t < total]
-    if beyond:
-        raise TimestepError(
-            f"timesteps reach {float(beyond[0]):g}, outside 0 … {total - 1}: take fewer steps or "
-            "another steps_offset"
-        )
+def _log_linear(t: Numbers, schedule_sigmas: Numbers) -> Numbers:
+    """Return one σ more than there are t: in diffusers the last step lands there, not on clean data."""
+    ends = math.log(schedule_sigmas[-1]), math.log(schedule_sigmas[0])
+    return np.asarray(np.exp(np.linspace(*ends, len(t) + 1)))
 
 
-# --- spaced in σ ---
-
-
-def _karras(first: float, last: float, steps: int) -> Numbers:
-    ends = first ** (1 / 7), last ** (1 / 7)
-    return np.asarray(np.linspace(*ends, steps) ** 7)
-
-
-def _exponential(first: float, last: float, steps: int) -> Numbers:
-    return np.asarray(np.exp(np.linspace(math.log(first), math.log(last), steps)))
-
-
-def _beta(first: float, last: float, steps: int) -> Numbers:
-    try:
-        from scipy import stats
-    except ImportError:
-        raise MissingExtraError("use_beta_sigmas=True", package="scipy") from None
-    return np.asarray(last + stats.beta.ppf(1 - np.linspace(0, 1, steps), 0.6, 0.6) * (first - last))
-
-
-SIGMA_SPACINGS: dict[str, Callable[[float, float, int], Numbers]] = {
-    "use_karras_sigmas": _karras,
-    "use_exponential_sigmas": _exponential,
-    "use_beta_sigmas": _beta,
-    "use_lu_lambdas": _exponential,
+INTERPOLATIONS: dict[str, Callable[[Numbers, Numbers], Numbers]] = {
+    "linear": lambda t, schedule_sigmas: np.interp(t, np.arange(len(schedule_sigmas)), schedule_sigmas),
+    "log_linear": _log_linear,
 }
-"""σ from the first to the last, by the option that asks for it."""
-
-
-def _sigma_spacing(config: Mapping[str, Any], timesteps: object) -> str | None:
-    chosen = [name for name in SIGMA_SPACINGS if config.get(name)]
-    if len(chosen) > 1 or (chosen and timesteps is not None):
-        raise ConfigError(f"{' and '.join(chosen)}: choose one spacing, or none and give timesteps")
-    return chosen[0] if chosen else None
+"""σ at real t, by diffusers' ``interpolation_type``."""
 
 
 def _ends(config: Mapping[str, Any], ends: Numbers) -> tuple[float, float]:
@@ -188,89 +122,133 @@ def _ends(config: Mapping[str, Any], ends: Numbers) -> tuple[float, float]:
     return first, last
 
 
-def _t_of(sigmas: Numbers, schedule_sigmas: Numbers) -> Numbers:
-    return np.interp(
-        np.log(np.maximum(sigmas, 1e-10)), np.log(schedule_sigmas), np.arange(len(schedule_sigmas))
-    )
+# --- DPM-Solver, UniPC, DEIS ---
 
 
-def _whole(t: Numbers, config: Mapping[str, Any], spacing: str) -> Numbers:
+@dataclass(frozen=True)
+class SolverGrid:
+    """Where the grids of diffusers' solvers differ from each other."""
+
+    clips: bool = False
+    """Whether t whose ½ log-SNR lies below ``lambda_min_clipped`` are left out."""
+    repeats_last: bool = False
+    """Whether ``sigma_min`` means the last σ of a spacing in σ, or the smallest of the schedule."""
+    truncates_cosine: bool = False
+    """Whether t of a spacing in σ are truncated on the cosine schedule, or rounded."""
+    flow_from_one: bool = False
+    """Whether flow matching begins at σ = 1 and needs ``mu`` where shifting is dynamic."""
+
+
+def solver_grid(
+    kind: SolverGrid,
+    config: Mapping[str, Any],
+    schedule_sigmas: Numbers,
+    num_inference_steps: int | None = None,
+    timesteps: Sequence[float] | None = None,
+    sigmas: Sequence[float] | None = None,
+    mu: float | None = None,
+) -> Grid:
+    """Return the grid of a solver whose timesteps are whole.
+
+    Args:
+        kind: the solver's own way.
+        config: diffusers' options.
+        schedule_sigmas: (T,) float64, √(1−ᾱ)/√ᾱ of the schedule.
+        num_inference_steps: how many steps, at least 1.
+        timesteps: to take instead.
+        sigmas: of flow matching, to take instead; before they are shifted, without the one of clean data.
+        mu: the shift of flow matching, where shifting is dynamic.
+
+    Raises:
+        ConfigError: options that exclude each other, options of flow matching without it, no ``mu`` where it
+            is needed, steps < 1.
+        TimestepError: timesteps outside 0 … T−1.
+        UnknownNameError: another value of an option.
+        MissingExtraError: ``use_beta_sigmas`` without scipy.
+    """
+    steps = len(sigmas or timesteps or ()) or num_inference_steps or 0
+    check_count(num_inference_steps=steps)
+    if config.get("use_flow_sigmas"):
+        return _flow_grid(kind, config, schedule_sigmas, steps, sigmas, mu)
+    given = {"mu": mu, "sigmas": sigmas, "shift_terminal": config.get("shift_terminal")}
+    if named := [name for name, value in given.items() if value is not None]:
+        raise ConfigError(f"{', '.join(named)} is for flow matching: set use_flow_sigmas=True for it")
+    return _schedule_grid(kind, config, schedule_sigmas, steps, timesteps)
+
+
+def _schedule_grid(
+    kind: SolverGrid,
+    config: Mapping[str, Any],
+    schedule_sigmas: Numbers,
+    steps: int,
+    timesteps: Sequence[float] | None,
+) -> Grid:
+    spacing = chosen_spacing(config, timesteps)
+    t = np.array(timesteps, float) if timesteps is not None else None
+    if t is None:
+        t = _solver_timesteps(kind, config, schedule_sigmas, steps)
+    spaced = np.interp(t, np.arange(len(schedule_sigmas)), schedule_sigmas)
+    if spacing:
+        spaced = SIGMA_SPACINGS[spacing](*_ends(config, schedule_sigmas[[-1, 0]]), steps)
+        t = _whole(t_of(spaced, schedule_sigmas), spacing, kind.truncates_cosine and _is_cosine(config))
+    check_timesteps(t, len(schedule_sigmas))
+    smallest = spaced[-1] if spacing and kind.repeats_last else schedule_sigmas[0]
+    end = look_up({"zero": 0.0, "sigma_min": smallest}, config["final_sigmas_type"], "final_sigmas_type")
+    return Grid(t, levels_of([*spaced.tolist(), float(end)]))
+
+
+def _solver_timesteps(
+    kind: SolverGrid, config: Mapping[str, Any], schedule_sigmas: Numbers, steps: int
+) -> Numbers:
+    total = len(schedule_sigmas)
+    clipped = config["lambda_min_clipped"] if kind.clips else -math.inf
+    last = total - int(np.searchsorted(-np.log(schedule_sigmas)[::-1], clipped))
+    if config.get("timestep_spacing") == "trailing":
+        return spaced_timesteps(config, steps, last, total)
+    return np.asarray(spaced_timesteps(config, steps + 1, last, total)[:-1].round())
+
+
+def _is_cosine(config: Mapping[str, Any]) -> bool:
+    return bool(config["beta_schedule"] == "squaredcos_cap_v2")
+
+
+def _whole(t: Numbers, spacing: str, truncates: bool) -> Numbers:
     """Return whole timesteps, as diffusers makes them: rounded for two of the spacings, else truncated."""
-    cosine = config["beta_schedule"] == "squaredcos_cap_v2" and "use_lu_lambdas" in config
-    rounds = spacing in ("use_karras_sigmas", "use_lu_lambdas") and not cosine
+    rounds = spacing in ("use_karras_sigmas", "use_lu_lambdas") and not truncates
     return np.floor(t + (0.5 if rounds else 1e-3))
 
 
-def _grid(timesteps: Numbers, sigmas: Sequence[float]) -> Grid:
-    logs = [-math.log1p(sigma**2) for sigma in sigmas]
-    return Grid(timesteps, tuple(Level(i, log) for i, log in enumerate(logs)))
-
-
-# --- flow matching ---
-
-
-def _check_flow(config: Mapping[str, Any], mu: float | None, sigmas: object) -> None:
-    if config.get("use_flow_sigmas"):
-        if any(config.get(name) for name in SIGMA_SPACINGS):
-            raise ConfigError("use_flow_sigmas is a spacing of its own: leave the other spacings out")
-        if config.get("use_dynamic_shifting") and "predict_x0" in config and mu is None:
-            raise ConfigError("use_dynamic_shifting is set: set_timesteps needs mu, its shift")
-        return
-    given = {"mu": mu, "sigmas": sigmas, "shift_terminal": config.get("shift_terminal")}
-    named = [name for name, value in given.items() if value is not None]
-    if named:
-        raise ConfigError(f"{', '.join(named)} is for flow matching: set use_flow_sigmas=True for it")
-
-
-SHIFTS: dict[str, Callable[[float], float]] = {"exponential": math.exp, "linear": float}
-
-
-def _shift(config: Mapping[str, Any], mu: float | None) -> float:
-    if mu is None:
-        return float(config["flow_shift"])
-    return float(look_up(SHIFTS, config["time_shift_type"], "time_shift_type")(mu))
-
-
 def _flow_grid(
+    kind: SolverGrid,
     config: Mapping[str, Any],
     schedule_sigmas: Numbers,
     steps: int,
     sigmas: Sequence[float] | None,
-    shift: float,
+    mu: float | None,
 ) -> Grid:
-    """Return the grid of σ = √(1−ᾱ)/(√ᾱ + √(1−ᾱ)), whose √(1−ᾱ)/√ᾱ is σ/(1−σ)."""
-    total, unipc = len(schedule_sigmas), "predict_x0" in config
-    first, beyond = (1, 1 / total) if unipc else (1 - 1 / total, 0)
+    """Return the grid of a solver with ``use_flow_sigmas``."""
+    total = len(schedule_sigmas)
+    if kind.flow_from_one and chosen_spacing(config):
+        return _warped_flow_grid(config, schedule_sigmas, steps)
+    if chosen_spacing(config):
+        raise ConfigError("use_flow_sigmas is a spacing of its own: leave the other spacings out")
+    if kind.flow_from_one and config["use_dynamic_shifting"] and mu is None:
+        raise ConfigError("use_dynamic_shifting is set: set_timesteps needs mu, its shift")
+    first, beyond = (1, 1 / total) if kind.flow_from_one else (1 - 1 / total, 0)
     sigma = np.linspace(first, beyond, steps + 1)[:-1] if sigmas is None else np.array(sigmas, float)
-    sigma = shift * sigma / (1 + (shift - 1) * sigma)
-    if config.get("shift_terminal"):
-        sigma = 1 - (1 - sigma) * (1 - config["shift_terminal"]) / (1 - sigma[-1])
+    shift = config["flow_shift"] if mu is None else shift_of(mu, config["time_shift_type"])
+    sigma = stretched(shifted(sigma, float(shift)), config.get("shift_terminal"))
     sigma = np.where(sigma > MAX_FLOW_SIGMA, MAX_FLOW_SIGMA, sigma)
     # diffusers ends its DPM-Solvers at the schedule's smallest √(1−ᾱ)/√ᾱ, which is not a σ of flow matching.
-    ends = {"zero": 0.0, "sigma_min": schedule_sigmas[0] if "lambda_min_clipped" in config else sigma[-1]}
-    last = look_up(ends, config["final_sigmas_type"], "final_sigmas_type")
+    smallest = sigma[-1] if kind.repeats_last else schedule_sigmas[0]
+    last = look_up({"zero": 0.0, "sigma_min": smallest}, config["final_sigmas_type"], "final_sigmas_type")
     stops = np.append(sigma, last)
-    return _grid(sigma * total, (stops / (1 - stops)).tolist())
+    return Grid(sigma * total, levels_of((stops / (1 - stops)).tolist()))
 
 
-# --- timesteps ---
-
-
-def _spaced(config: Mapping[str, Any], steps: int, last: int, total: int) -> Numbers:
-    spacing = config.get("timestep_spacing", "linspace")
-    moved = config.get("steps_offset", 0) if spacing == "leading" else 0
-    timesteps: Numbers = look_up(SPACINGS, spacing, "timestep_spacing")(steps, last, total) + moved
-    return timesteps
-
-
-def _solver_timesteps(
-    config: Mapping[str, Any], schedule_sigmas: Numbers, steps: int, whole: bool
-) -> Numbers:
-    total = len(schedule_sigmas)
-    if not whole:
-        return _spaced(config, steps, total, total)
-    clipped = config.get("lambda_min_clipped", -math.inf)
-    last = total - int(np.searchsorted(-np.log(schedule_sigmas)[::-1], clipped))
-    if config.get("timestep_spacing") == "trailing":
-        return _spaced(config, steps, last, total)
-    return np.asarray(_spaced(config, steps + 1, last, total)[:-1].round())
+def _warped_flow_grid(config: Mapping[str, Any], schedule_sigmas: Numbers, steps: int) -> Grid:
+    """Return UniPC's grid with a spacing of √(1−ᾱ)/√ᾱ = σ/(1−σ)."""
+    spacing = SIGMA_SPACINGS[str(chosen_spacing(config))]
+    spaced = spacing(*_ends(config, schedule_sigmas[[-1, 0]]), steps)
+    end = look_up({"zero": 0.0, "sigma_min": spaced[-1]}, config["final_sigmas_type"], "final_sigmas_type")
+    return Grid(spaced / (1 + spaced) * len(schedule_sigmas), levels_of([*spaced.tolist(), float(end)]))

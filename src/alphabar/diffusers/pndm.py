@@ -12,13 +12,12 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from alphabar.diffusers.adapter import drop_in
-from alphabar.diffusers.ddpm_ddim import TimestepScheduler
-from alphabar.diffusers.grids import whole_timesteps
+from alphabar.diffusers.drop_in import drop_in
+from alphabar.diffusers.spacings import whole_timesteps
 from alphabar.diffusers.steps import Step, x_0_coefficients
+from alphabar.diffusers.timestep_scheduler import TimestepScheduler
 from alphabar.errors import ConfigError, ShapeError
 from alphabar.kernels import lincomb
 from alphabar.process import PARAMETERISATIONS
@@ -73,9 +72,9 @@ class PNDMScheduler(TimestepScheduler):
             half = size // 2
             stages = [(t, s + half, s + half, s) for t, s in pairwise(chosen[:4])]
             begin, follow = [t for stage in stages for t in stage], chosen[3:]
-        self.num_inference_steps, self._size = num_inference_steps, size
+        self._stride = size
         self.prk_timesteps, self.plms_timesteps = np.array(begin, dtype=np.int64), np.array(follow)
-        self.timesteps = torch.tensor([*begin, *follow], device=device)
+        self._enter_run([*begin, *follow], num_inference_steps, device)
         self._restart()
 
     def step(
@@ -98,7 +97,7 @@ class PNDMScheduler(TimestepScheduler):
             self._stages, self._start, self.ets = [], sample, [*self.ets, output]
         self._stages = [output, *self._stages]
         start, s = self.prk_timesteps[self.counter - stage], int(timestep)
-        s -= 0 if stage % 2 else self._size // 2
+        s -= 0 if stage % 2 else self._stride // 2
         weights = RUNGE_KUTTA if stage == STAGES - 1 else (1.0,)
         return self._take_step(self._start, self._stages, int(start), s, weights, return_dict)  # type: ignore[arg-type]
 
@@ -111,14 +110,14 @@ class PNDMScheduler(TimestepScheduler):
             raise ConfigError("step_plms follows on 12 evaluations of Runge–Kutta: call step_prk for them")
         t, output = int(timestep), self._mixed_output(model_output, timestep, sample)
         if self.counter == 1:
-            start = int(self.plms_timesteps[0]) if self.strict else min(t + self._size, len(self) - 1)
+            start = int(self.plms_timesteps[0]) if self.strict else min(t + self._stride, len(self) - 1)
             if len(self.ets) == 1:
                 return self._take_step(self._start, [output, *self.ets], start, t, HEUN, return_dict)  # type: ignore[arg-type]
             return self._take_step(sample, self.ets[:-5:-1], start, t, MULTISTEP[STAGES], return_dict)
         self.ets = [*self.ets[-3:], output]
         self._start = sample
         weights = MULTISTEP[len(self.ets)]
-        return self._take_step(sample, self.ets[::-1], t, t - self._size, weights, return_dict)
+        return self._take_step(sample, self.ets[::-1], t, t - self._stride, weights, return_dict)
 
     def _check_call(self, timestep: int | Tensor) -> None:
         if self.num_inference_steps is None:
@@ -150,6 +149,9 @@ class PNDMScheduler(TimestepScheduler):
         previous, x_0, _ = self._compute_step(step, outputs[0], sample, outputs[1:])
         return self._output(previous, x_0, return_dict)
 
+    def _made_together(self, t: int) -> tuple[int, ...]:
+        return (t,)  # where it lands and its weights belong to one call
+
     def _make_step(self, t: int, s: int, weights: tuple[float, ...]) -> Step:
         level, end = self._level(t), self._level_after(s)
         (row,) = DDIM().rows((level, end))
@@ -161,4 +163,4 @@ class PNDMScheduler(TimestepScheduler):
     def _level_after(self, s: int) -> Level:
         if s >= 0:
             return self._level(s)
-        return CLEAN if self._options["set_alpha_to_one"] else Level(-1, self._levels[0].log_alpha_bar)
+        return CLEAN if self._options["set_alpha_to_one"] else Level(-1, self._logs[0])

@@ -8,15 +8,19 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from alphabar.diffusers.adapter import draw_noise, drop_in
-from alphabar.diffusers.grids import Grid
-from alphabar.diffusers.multistep import MultistepScheduler, plain_step, step_with_noise
+from alphabar.checks import check_count
+from alphabar.diffusers.adapter import draw_noise
+from alphabar.diffusers.drop_in import drop_in
+from alphabar.diffusers.grids import Grid, evaluated_twice, sigma_grid
+from alphabar.diffusers.index_scheduler import IndexScheduler, plain_step, step_with_noise
+from alphabar.diffusers.spacings import Numbers
 from alphabar.diffusers.steps import HISTORY, Step, sigma_scale
 from alphabar.kernels import lincomb
-from alphabar.process import forward, spread
+from alphabar.process import forward
 from alphabar.samplers import LMS, Euler, EulerAncestral, Heun, Row
 from alphabar.schedule import Level
 
@@ -30,39 +34,33 @@ __all__ = [
 MAX_CHURN = math.sqrt(2) - 1  # how much noise one step may add (Karras et al. 2022, algorithm 2)
 
 
-class SigmaSpaceScheduler(MultistepScheduler):
-    """Holds the sample as x/√ᾱ, whose standard deviation grows with the noise."""
+def init_noise_sigma(self: IndexScheduler) -> Tensor:
+    """Return the standard deviation of the sample that a run starts from, √(σ² + 1) at the largest σ.
 
-    scale = staticmethod(sigma_scale)
-    whole = False
-    is_scale_input_called = False
+    For two of the spacings it is σ itself in diffusers, without the 1.
+    """
+    largest = max(level.sigma_ve for level in self._run.grid.levels)
+    is_short = not self.strict and self._options["timestep_spacing"] in ("linspace", "trailing")
+    return torch.tensor(largest if is_short else math.hypot(largest, 1))
 
-    @property
-    def init_noise_sigma(self) -> Tensor:
-        """The standard deviation of the sample that a run starts from, √(σ² + 1) at the largest σ.
 
-        For two of the spacings it is σ itself in diffusers, without the 1.
-        """
-        largest = max(level.sigma_ve for level in self._grid_levels)
-        is_short = not self.strict and self._options["timestep_spacing"] in ("linspace", "trailing")
-        return torch.tensor(largest if is_short else math.hypot(largest, 1))
-
-    def scale_model_input(self, sample: Tensor, timestep: float | Tensor) -> Tensor:
-        """Return x = √ᾱ · sample, what the network takes."""
-        self.is_scale_input_called = True
-        if not self.uses_history and isinstance(timestep, Tensor) and timestep.numel() > 1:
-            signals = [self._eval_levels[self.index_for_timestep(t)].signal for t in timestep]
-            return lincomb((spread(torch.tensor(signals, dtype=torch.float64), sample),), (sample,))
-        if self._step_index is None:
-            self._start_run(timestep)
-        level = self._eval_levels[self._step_index]  # type: ignore[index]
-        return lincomb((level.signal,), (sample,))
+def make_sigma_grid(
+    self: IndexScheduler, schedule_sigmas: Numbers, num_inference_steps: int = 0, **given: Any
+) -> Grid:
+    """Return the grid of a run, as ``IndexScheduler._make_grid``."""
+    count = num_inference_steps or len(given.get("timesteps") or ())
+    if given.get("sigmas") is None:
+        check_count(num_inference_steps=count)
+    return sigma_grid(self._options, schedule_sigmas, count, **given)
 
 
 @drop_in("scheduling_euler_discrete")
-class EulerDiscreteScheduler(SigmaSpaceScheduler):
+class EulerDiscreteScheduler(IndexScheduler):
     """Euler's method (Karras et al. 2022)."""
 
+    scale = staticmethod(sigma_scale)
+    init_noise_sigma = property(init_noise_sigma)
+    is_scale_input_called = False
     keeps_sample_dtype = False
     refuses_indices = True
     uses_history = False
@@ -84,9 +82,9 @@ class EulerDiscreteScheduler(SigmaSpaceScheduler):
             return self._take_step(model_output, timestep, sample, return_dict, 1.0)
         if self._step_index is None:
             self._start_run(timestep)
-        sigma = self._eval_levels[self._step_index].sigma_ve  # type: ignore[index]
+        sigma = self._run.evaluations[self._step_index].sigma_ve  # type: ignore[index]
         is_churned = s_tmin <= sigma <= s_tmax
-        factor = 1 + min(s_churn / len(self.timesteps), MAX_CHURN) if is_churned else 1.0
+        factor = 1 + min(s_churn / (len(self._run.grid.levels) - 1), MAX_CHURN) if is_churned else 1.0
         if factor > 1:
             noise = draw_noise(model_output, model_output, generator, model_output.dtype)
             added = s_noise * sigma * math.sqrt(factor**2 - 1)
@@ -94,15 +92,31 @@ class EulerDiscreteScheduler(SigmaSpaceScheduler):
             sample = lincomb((1.0, added), (sample.to(wide), noise.to(wide)))
         return self._take_step(model_output, timestep, sample, return_dict, factor)
 
-    def _steps_between(self, levels: Sequence[Level], first: int, *options: Any) -> Iterable[Step]:
+    def _make_grid(self, schedule_sigmas: Numbers, **given: Any) -> Grid:
+        return self._with_timesteps(make_sigma_grid(self, schedule_sigmas, **given))
+
+    def _all_levels(self, schedule_sigmas: Numbers) -> Grid:
+        return self._with_timesteps(super()._all_levels(schedule_sigmas))
+
+    def _with_timesteps(self, grid: Grid) -> Grid:
+        """Return the grid with ¼ log σ for timesteps, where they are continuous."""
+        chosen = self._options["timestep_type"], self._options["prediction_type"]
+        if chosen != ("continuous", "v_prediction"):
+            return grid
+        sigmas = [level.sigma_ve for level in grid.levels[: len(grid.timesteps)]]
+        return replace(grid, timesteps=np.log(sigmas) / 4)
+
+    def _make_steps(self, first: int, *options: Any) -> list[Step]:
         (factor,) = options
-        for t, s in pairwise(levels):
-            churned = Level(t.t, -math.log1p((factor * t.sigma_ve) ** 2))
-            (row,) = Euler().rows((churned, s))
-            step = Step.of(row, churned, s, self._parameterisation, scale=self.scale)
-            if self._options["prediction_type"] == "v_prediction":  # read at t itself, as in diffusers
-                step = replace(step, x_0=Step.of(row, t, s, self._parameterisation, scale=self.scale).x_0)
-            yield step
+        return [self._step_between(t, s, factor) for t, s in pairwise(self._run.grid.levels[first:])]
+
+    def _step_between(self, t: Level, s: Level, factor: float) -> Step:
+        churned = Level(t.t, -math.log1p((factor * t.sigma_ve) ** 2))
+        (row,) = Euler().rows((churned, s))
+        step = Step.of(row, churned, s, self._parameterisation, scale=self.scale)
+        if self._options["prediction_type"] == "v_prediction":  # read at t itself, as in diffusers
+            step = replace(step, x_0=Step.of(row, t, s, self._parameterisation, scale=self.scale).x_0)
+        return step
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return v = √ᾱ_t · noise − √(1−ᾱ_t) · x_0; diffusers uses the index of t in ``timesteps`` as t."""
@@ -111,9 +125,13 @@ class EulerDiscreteScheduler(SigmaSpaceScheduler):
 
 
 @drop_in("scheduling_euler_ancestral_discrete")
-class EulerAncestralDiscreteScheduler(SigmaSpaceScheduler):
+class EulerAncestralDiscreteScheduler(IndexScheduler):
     """Euler's method with fresh noise."""
 
+    scale = staticmethod(sigma_scale)
+    init_noise_sigma = property(init_noise_sigma)
+    is_scale_input_called = False
+    _make_grid = make_sigma_grid
     keeps_sample_dtype = False
     always_draws = True
     refuses_indices = True
@@ -125,17 +143,22 @@ class EulerAncestralDiscreteScheduler(SigmaSpaceScheduler):
 
 
 @drop_in("scheduling_heun_discrete")
-class HeunDiscreteScheduler(SigmaSpaceScheduler):
+class HeunDiscreteScheduler(IndexScheduler):
     """Heun's method (Karras et al. 2022): two evaluations a step, but one in the last."""
 
+    scale = staticmethod(sigma_scale)
+    init_noise_sigma = property(init_noise_sigma)
+    is_scale_input_called = False
     step = plain_step
 
-    def _evaluations(self, grid: Grid) -> tuple[tuple[Level, ...], Any]:
-        twice = [level for level in grid.levels[1:-1] for _ in range(2)]
-        return (grid.levels[0], *twice, grid.levels[-1]), grid.timesteps.repeat(2)[1:]
+    def _make_grid(self, schedule_sigmas: Numbers, **given: Any) -> Grid:
+        return evaluated_twice(make_sigma_grid(self, schedule_sigmas, **given))
+
+    def _all_levels(self, schedule_sigmas: Numbers) -> Grid:
+        return evaluated_twice(super()._all_levels(schedule_sigmas))
 
     def _make_steps(self, first: int, *options: Any) -> list[Step]:
-        rows = list(Heun().rows(self._grid_levels[(first + 1) // 2 :]))
+        rows = list(Heun().rows(self._run.grid.levels[(first + 1) // 2 :]))
         return [
             self._second_stage(before, row) if row.t == row.s else self._step_of(row, starts=True)
             for before, row in zip([rows[0], *rows], rows, strict=False)
@@ -143,10 +166,10 @@ class HeunDiscreteScheduler(SigmaSpaceScheduler):
 
     def _second_stage(self, first: Row, second: Row) -> Step:
         """Return the second stage as a step from x_t, since inpainting may change the first stage's."""
-        of_x = -second.history[0] / self._grid_levels[int(second.s)].signal  # what ε̂ has of x
+        of_x = -second.history[0] / self._run.grid.levels[int(second.s)].signal  # what ε̂ has of x
         rest = second.x - of_x
         history = (second.history[0], second.history[1] + rest * first.history[0])
-        start = self._grid_levels[int(first.t)]
+        start = self._run.grid.levels[int(first.t)]
         return self._step_of(replace(second, x=of_x, history=history), of_start=rest * first.x, start=start)
 
     @property
@@ -156,8 +179,13 @@ class HeunDiscreteScheduler(SigmaSpaceScheduler):
 
 
 @drop_in("scheduling_lms_discrete")
-class LMSDiscreteScheduler(SigmaSpaceScheduler):
+class LMSDiscreteScheduler(IndexScheduler):
     """Linear multistep in σ = √(1−ᾱ)/√ᾱ."""
+
+    scale = staticmethod(sigma_scale)
+    init_noise_sigma = property(init_noise_sigma)
+    is_scale_input_called = False
+    _make_grid = make_sigma_grid
 
     def step(
         self,

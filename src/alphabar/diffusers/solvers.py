@@ -12,8 +12,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from alphabar.diffusers.adapter import drop_in
-from alphabar.diffusers.multistep import MultistepScheduler, plain_step, step_with_noise
+from alphabar.diffusers.drop_in import drop_in
+from alphabar.diffusers.grids import Grid, SolverGrid, solver_grid
+from alphabar.diffusers.index_scheduler import IndexScheduler, plain_step, step_with_noise
+from alphabar.diffusers.spacings import Numbers
 from alphabar.diffusers.steps import Step
 from alphabar.errors import ConfigError
 from alphabar.samplers import DEIS, RULES, DPMSolver, Row, UniPC, in_eps, mirrored
@@ -61,9 +63,12 @@ def noisy_in_eps(row: Row, t: Level, s: Level) -> Row:
 
 
 @drop_in("scheduling_dpmsolver_multistep")
-class DPMSolverMultistepScheduler(MultistepScheduler):
+class DPMSolverMultistepScheduler(IndexScheduler):
     """DPM-Solver and DPM-Solver++, multistep (Lu et al. 2022)."""
 
+    timestep_dtype = torch.int64
+    takes_any_t = True
+    needs_timesteps = True
     keeps_sample_dtype = False
     option_names: ClassVar = {
         "algorithm_type": ("dpmsolver++", "dpmsolver", "sde-dpmsolver", "sde-dpmsolver++"),
@@ -73,6 +78,15 @@ class DPMSolverMultistepScheduler(MultistepScheduler):
 
     def _check_options(self) -> None:
         check_ends_noisy(self._options)
+
+    def _make_grid(self, schedule_sigmas: Numbers, **given: Any) -> Grid:
+        kind = SolverGrid(clips=True, truncates_cosine=True)
+        return solver_grid(kind, self._options, schedule_sigmas, **given)
+
+    @property
+    def always_draws(self) -> bool:  # type: ignore[override]
+        """Whether it is a solver of the stochastic equation."""
+        return bool(self._options["algorithm_type"].startswith("sde"))
 
     def step(
         self,
@@ -106,9 +120,12 @@ class DPMSolverMultistepScheduler(MultistepScheduler):
 
 
 @drop_in("scheduling_dpmsolver_singlestep")
-class DPMSolverSinglestepScheduler(MultistepScheduler):
+class DPMSolverSinglestepScheduler(IndexScheduler):
     """DPM-Solver and DPM-Solver++, single-step (Lu et al. 2022)."""
 
+    timestep_dtype = torch.int64
+    takes_any_t = True
+    needs_timesteps = True
     option_names: ClassVar = {
         "algorithm_type": ("dpmsolver++", "dpmsolver", "sde-dpmsolver++"),
         "solver_type": ("midpoint", "heun"),
@@ -118,6 +135,14 @@ class DPMSolverSinglestepScheduler(MultistepScheduler):
 
     def _check_options(self) -> None:
         check_ends_noisy(self._options)
+
+    def _make_grid(self, schedule_sigmas: Numbers, **given: Any) -> Grid:
+        return solver_grid(SolverGrid(clips=True), self._options, schedule_sigmas, **given)
+
+    @property
+    def always_draws(self) -> bool:  # type: ignore[override]
+        """Whether it is a solver of the stochastic equation."""
+        return bool(self._options["algorithm_type"].startswith("sde"))
 
     def _set_timesteps(self, *args: Any, **given: Any) -> None:
         super()._set_timesteps(*args, **given)
@@ -160,9 +185,12 @@ class DPMSolverSinglestepScheduler(MultistepScheduler):
 
 
 @drop_in("scheduling_unipc_multistep")
-class UniPCMultistepScheduler(MultistepScheduler):
+class UniPCMultistepScheduler(IndexScheduler):
     """UniPC (Zhao et al. 2023)."""
 
+    timestep_dtype = torch.int64
+    takes_any_t = True
+    needs_timesteps = True
     has_corrector = True
     step = plain_step
     option_names: ClassVar = {"solver_type": ("bh2", "bh1")}
@@ -175,6 +203,13 @@ class UniPCMultistepScheduler(MultistepScheduler):
                 "solver_p, another scheduler as predictor, is not supported: it cannot stand in a table of "
                 "coefficients, nor in a configuration file: leave it out"
             )
+
+    def _make_grid(self, schedule_sigmas: Numbers, **given: Any) -> Grid:
+        kind = SolverGrid(repeats_last=True, flow_from_one=True)
+        return solver_grid(kind, self._options, schedule_sigmas, **given)
+
+    def _check_given(self, **given: Any) -> None:
+        pass  # sigmas go before num_inference_steps, and pipelines give both
 
     def _configure(self) -> None:
         super()._configure()
@@ -199,15 +234,19 @@ class UniPCMultistepScheduler(MultistepScheduler):
 
 
 @drop_in("scheduling_deis_multistep")
-class DEISMultistepScheduler(MultistepScheduler):
+class DEISMultistepScheduler(IndexScheduler):
     """DEIS in log ρ (Zhang & Chen 2023)."""
 
+    timestep_dtype = torch.int64
+    takes_any_t = True
+    needs_timesteps = True
     option_names: ClassVar = {"algorithm_type": ("deis",), "solver_type": ("logrho",)}
     names_of_siblings = ("dpmsolver", "dpmsolver++", "midpoint", "heun", "bh1", "bh2")
     step = plain_step
 
-    def _grid_options(self) -> dict[str, Any]:
-        return {**self._options, "final_sigmas_type": "zero" if self.strict else "sigma_min"}
+    def _make_grid(self, schedule_sigmas: Numbers, **given: Any) -> Grid:
+        options = {**self._options, "final_sigmas_type": "zero" if self.strict else "sigma_min"}
+        return solver_grid(SolverGrid(repeats_last=True), options, schedule_sigmas, **given)
 
     def _rows(self, levels: Sequence[Level], first: int, *options: Any) -> Iterable[Row]:
         lowers = self._options["lower_order_final"] and len(self.timesteps) < FEW

@@ -26,15 +26,23 @@ from torch import Tensor
 
 from alphabar.errors import NoAnswerError
 from alphabar.kernels import work_dtype
-from alphabar.process import Parameterisation, spread
+from alphabar.process import PARAMETERISATIONS, Parameterisation, spread
 from alphabar.samplers import Row
 from alphabar.schedule import Level
 
-__all__ = ["NO_STEP", "X_0", "Scale", "Step", "flow_scale", "sigma_scale", "stack", "unit_scale"]
+__all__ = ["FLOW_V", "NO_STEP", "X_0", "Scale", "Step", "flow_scale", "sigma_scale", "stack", "unit_scale"]
 
 Coefficients = tuple[float | Tensor, ...] | Tensor
 """Numbers; or (B, n) float64 where each sample takes its own step."""
 Scale = Callable[[Level], float]
+
+FLOW_V = Parameterisation(
+    "v_prediction at flow matching's levels",
+    target=PARAMETERISATIONS["v_prediction"].target,
+    x_0=lambda a, s: (a / (a + s) / (a + s), -s / (a + s)),
+    eps=PARAMETERISATIONS["v_prediction"].eps,
+)
+"""x̂_0 = (1−σ) · sample − σ · output, as diffusers reads v there; it is v's x̂_0 only where ᾱ is 0 or 1."""
 
 X_0 = (0.0, 1.0)
 NOISE, HISTORY = 2, 5

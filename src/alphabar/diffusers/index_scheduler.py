@@ -1,52 +1,50 @@
-"""Schedulers whose step is known by its index in the run, and may use what earlier steps kept.
-
-They hold the sample in one of three coordinate systems (``steps.py``): DPM-Solver, UniPC and DEIS as x, or as
-flow matching's x/(√ᾱ + √(1−ᾱ)); Euler, Heun and LMS as x/√ᾱ (``sigma_space.py``).
-"""
+"""The base of schedulers whose step is known by its index in the run, and may use what earlier steps kept."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import compress, pairwise
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from alphabar.checks import check_alike
 from alphabar.diffusers.adapter import Adapter
-from alphabar.diffusers.grids import MIN_ALPHA_BAR, Grid, level_grid
-from alphabar.diffusers.steps import NO_STEP, Scale, Step, flow_scale, stack, unit_scale
+from alphabar.diffusers.grids import MIN_ALPHA_BAR, Grid, levels_of
+from alphabar.diffusers.runs import Run, frozen, indices, kept_run
+from alphabar.diffusers.spacings import Numbers
+from alphabar.diffusers.steps import FLOW_V, NO_STEP, Scale, Step, flow_scale, sigma_scale, stack, unit_scale
 from alphabar.errors import ConfigError, ShapeError, TimestepError, look_up
 from alphabar.kernels import lincomb
-from alphabar.process import PARAMETERISATIONS, Parameterisation, spread
+from alphabar.process import spread
 from alphabar.samplers import Row
 from alphabar.schedule import Level
 
-__all__ = ["MultistepScheduler", "plain_step", "step_with_noise"]
-
-FLOW_V = Parameterisation(
-    "v_prediction at flow matching's levels",
-    target=PARAMETERISATIONS["v_prediction"].target,
-    x_0=lambda a, s: (a / (a + s) / (a + s), -s / (a + s)),
-    eps=PARAMETERISATIONS["v_prediction"].eps,
-)
-"""x̂_0 = (1−σ) · sample − σ · output, as diffusers reads v there; it is v's x̂_0 only where ᾱ is 0 or 1."""
+__all__ = ["IndexScheduler", "plain_step", "step_with_noise"]
 
 
-class MultistepScheduler(Adapter):
-    """Looks a step up by its index in the run."""
+class IndexScheduler(Adapter):
+    """Looks a step up by its index in the run.
+
+    A scheduler of this kind defines ``_make_grid`` and one of ``_rows``, ``_steps_between``, ``_make_steps``.
+    """
 
     init_noise_sigma: Any = 1.0
     """Standard deviation of the sample that a run starts from."""
     scale: Scale = staticmethod(unit_scale)
     """Level → what x is multiplied by in this scheduler's coordinates."""
-    whole: ClassVar[bool] = True
-    """Whether its timesteps are whole and spaced as DPM-Solver's are, or as Euler's (see ``level_grid``)."""
+    timestep_dtype: ClassVar[torch.dtype] = torch.float32
+    takes_any_t: ClassVar[bool] = False
+    """Whether a t that is not in ``timesteps`` stands for the last one, or is an error."""
+    needs_timesteps: ClassVar[bool] = False
+    """Whether ``set_timesteps`` must come before the first step; else all T are set at first."""
     always_draws: ClassVar[bool] = False
+    """Whether diffusers draws noise at every step, used or not."""
     has_corrector: ClassVar[bool] = False
     """Whether a step of no length at the end still changes the sample."""
     uses_history: ClassVar[bool] = True
@@ -65,19 +63,17 @@ class MultistepScheduler(Adapter):
         rounded = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
         self._sigmas = torch.where(rounded.eq(0) | self.strict, exact, rounded.double()).numpy()
         self._exact_sigmas = exact.numpy()
-        # All t, until set_timesteps.
-        self._set_grid(
-            partial(level_grid, {"final_sigmas_type": "zero"}, steps=len(exact), whole=False), None
-        )
-        self.num_inference_steps = None
         self._rename_options()
         self._check_options()
+        self._given: dict[str, Any] | None = None
+        self._enter_run(None)
 
     def _configure(self) -> None:
         super()._configure()
-        is_flow = self._options.get("use_flow_sigmas")
-        self.scale = flow_scale if is_flow else type(self).scale
-        if is_flow and self._options["prediction_type"] == "v_prediction" and not self.strict:
+        if not self._options.get("use_flow_sigmas"):
+            return
+        self.scale = flow_scale
+        if self._options["prediction_type"] == "v_prediction" and not self.strict:
             self._parameterisation = FLOW_V
 
     def _rename_options(self) -> None:
@@ -92,48 +88,70 @@ class MultistepScheduler(Adapter):
     def _check_options(self) -> None:
         """Refuse options that contradict each other."""
 
-    def _set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: Any = None,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        mu: float | None = None,
-    ) -> None:
+    def _set_timesteps(self, device: Any = None, **given: Any) -> None:
         self._configure()
-        if sum(given is not None for given in (num_inference_steps, timesteps, sigmas)) != 1:
+        self._check_given(**given)
+        self._given = {name: frozen(value) for name, value in given.items()}
+        self._enter_run(device)
+
+    def _check_given(self, **given: Any) -> None:
+        """Require of the arguments of ``set_timesteps`` that they say once how many steps there are."""
+        if sum(given.get(name) is not None for name in ("num_inference_steps", "timesteps", "sigmas")) != 1:
             raise ConfigError("give one of num_inference_steps, timesteps and sigmas")
-        count = _count(num_inference_steps, timesteps, sigmas)
-        given: dict[str, Any] = {"whole": self.whole, "timesteps": timesteps, "sigmas": sigmas, "mu": mu}
-        self._set_grid(partial(level_grid, self._grid_options(), steps=count, **given), device)
-        self.num_inference_steps = len(self._grid_levels) - 1
 
-    def _grid_options(self) -> dict[str, Any]:
-        return {"final_sigmas_type": "zero", **self._options}
-
-    def _set_grid(self, grid_of: Callable[..., Grid], device: Any) -> None:
-        grid = grid_of(schedule_sigmas=self._sigmas)
-        key = grid.levels, self.strict, {k: v for k, v in self._options.items() if k != "trained_betas"}
-        if key != self.__dict__.get("_grid_key"):  # pipelines set the same timesteps for every request
-            self._grid_key, self._cached_steps = key, {}
-        self._grid_levels, self._eval_levels, timesteps = grid.levels, *self._evaluations(grid)
-        self._grid_of = grid_of
-        self._noising_levels: tuple[Level, ...] | None = None
-        dtype = torch.int64 if self.whole else torch.float32
-        self.timesteps = torch.from_numpy(timesteps.copy()).to(device, dtype)
-        self._index_of = _indices(self.timesteps.tolist())
+    def _enter_run(self, device: Any) -> None:
+        self._run = self._find_run()
+        self.timesteps = self._run.timesteps.to(device, copy=True)
+        self.num_inference_steps = None if self._given is None else self._count(self._given)
         self._restart()
 
-    def _evaluations(self, grid: Grid) -> tuple[tuple[Level, ...], Any]:
-        """Return the levels and timesteps of the network's evaluations, the level of the result included."""
-        return grid.levels, grid.timesteps
+    def _find_run(self, *, exact: bool = False) -> Run:
+        """Return the run that was set, on levels as diffusers rounds them or on exact ones."""
+        sigmas = self._exact_sigmas if exact else self._sigmas
+
+        def make() -> Run:
+            grid = self._all_levels(sigmas) if self._given is None else self._make_grid(sigmas, **self._given)
+            return Run(grid, torch.from_numpy(np.array(grid.timesteps)).to(self.timestep_dtype))
+
+        return kept_run((type(self).__name__, self.strict, exact, self._settings, frozen(self._given)), make)
+
+    def _make_grid(self, schedule_sigmas: Numbers, **given: Any) -> Grid:
+        """Return the timesteps and levels of a run, from what ``set_timesteps`` was given but the device.
+
+        Args:
+            schedule_sigmas: (T,) float64, √(1−ᾱ)/√ᾱ of the schedule.
+            given: the arguments by diffusers' names; lists and tensors as tuples.
+        """
+        raise NotImplementedError
+
+    def _all_levels(self, schedule_sigmas: Numbers) -> Grid:
+        """Return the grid before ``set_timesteps``: every t."""
+        return Grid(np.arange(len(schedule_sigmas))[::-1], levels_of([*schedule_sigmas[::-1].tolist(), 0.0]))
+
+    def _count(self, given: dict[str, Any]) -> int:
+        """Return how many steps a run has: with two evaluations a step fewer than timesteps."""
+        steps, listed = given.get("num_inference_steps"), given.get("timesteps") or given.get("sigmas")
+        return min(steps or len(listed or ()), len(self._run.timesteps))
 
     @property
     def sigmas(self) -> Tensor:
         """(n + 1,) √(1−ᾱ)/√ᾱ of the levels; in flow matching √(1−ᾱ)/(√ᾱ + √(1−ᾱ))."""
-        is_flow = self._options.get("use_flow_sigmas")
-        sigmas = [x.sigma * flow_scale(x) if is_flow else x.sigma_ve for x in self._eval_levels]
+        is_flow = self.scale is flow_scale
+        sigmas = [x.sigma * flow_scale(x) if is_flow else x.sigma_ve for x in self._run.evaluations]
         return torch.tensor(sigmas, dtype=torch.float32)
+
+    def scale_model_input(self, sample: Tensor, timestep: float | Tensor = 0.0) -> Tensor:
+        """Return what the network takes: the sample itself, or x = √ᾱ · sample of one held as x/√ᾱ."""
+        if self.scale is not sigma_scale:
+            return sample
+        self.is_scale_input_called = True
+        if not self.uses_history and isinstance(timestep, Tensor) and timestep.numel() > 1:
+            signals = [self._run.evaluations[self.index_for_timestep(t)].signal for t in timestep]
+            return lincomb((spread(torch.tensor(signals, dtype=torch.float64), sample),), (sample,))
+        if self._step_index is None:
+            self._start_run(timestep)
+        level = self._run.evaluations[self._step_index]  # type: ignore[index]
+        return lincomb((level.signal,), (sample,))
 
     # --- the state of a run ---
 
@@ -160,11 +178,12 @@ class MultistepScheduler(Adapter):
 
     def index_for_timestep(self, timestep: float | Tensor, schedule_timesteps: Tensor | None = None) -> int:
         """Return the index of a t in ``timesteps``; the second of a repeated one, as in diffusers."""
-        indices = self._index_of if schedule_timesteps is None else _indices(schedule_timesteps.tolist())
+        given = schedule_timesteps
+        index_of = self._run.index_of if given is None else indices(given.tolist())
         t = timestep.item() if isinstance(timestep, Tensor) else timestep
-        if t in indices:
-            return indices[t]
-        if self.whole:
+        if t in index_of:
+            return index_of[t]
+        if self.takes_any_t:
             return len(self.timesteps) - 1
         raise TimestepError(f"timestep {t} is not in the timesteps that were set: take one of those")
 
@@ -192,14 +211,12 @@ class MultistepScheduler(Adapter):
                 f"timestep is {timestep!r}, a whole number: pass one of timesteps, not its index"
             )
         if not self.uses_history and isinstance(timestep, Tensor) and timestep.numel() > 1:
-            steps = self._make_steps(0, *options)
-            chosen = [steps[self.index_for_timestep(t)] for t in timestep]
-            step = stack(chosen, sample)
+            step = stack([self._step_at(self.index_for_timestep(t), options) for t in timestep], sample)
             previous, x_0, _ = self._compute_step(step, model_output, sample, generator=generator)
             return self._output(previous, x_0, return_dict)
         if self._step_index is None:
             self._start_run(timestep)
-        step = self._next_step(options)
+        step = self._step_at(self._step_index, options)  # type: ignore[arg-type]
         if step.starts:
             self._start = sample
         previous, x_0, kept = self._compute_step(
@@ -211,7 +228,7 @@ class MultistepScheduler(Adapter):
         return self._output(previous, x_0, return_dict)
 
     def _start_run(self, timestep: float | Tensor) -> None:
-        if self.whole and self.num_inference_steps is None:
+        if self.needs_timesteps and self.num_inference_steps is None:
             raise ConfigError("set_timesteps comes first: the steps are not known")
         if isinstance(timestep, Tensor) and timestep.numel() > 1:
             raise ShapeError(
@@ -220,28 +237,29 @@ class MultistepScheduler(Adapter):
             )
         self._init_step_index(timestep)
 
-    def _next_step(self, options: tuple[Any, ...]) -> Step:
-        key = self._step_index, self._first_index, options
-        if key not in self._cached_steps:  # then so are all others of a run from this first index
-            for i, step in enumerate(self._make_steps(self._first_index, *options)):
-                self._cached_steps[self._first_index + i, self._first_index, options] = step
-        try:
-            return self._cached_steps[key]
-        except KeyError:
-            raise TimestepError(
-                f"step {self._step_index} of {len(self.timesteps)}: the run is over: call set_timesteps"
-            ) from None
+    def _step_at(self, index: int, options: tuple[Any, ...]) -> Step:
+        first = self._first_index if self.uses_history else 0
+        key = index, first, options
+        step = self._run.steps.get(key)
+        if step is None:
+            made = enumerate(self._make_steps(first, *options), first)
+            self._run.keep({(index, first, options): step for index, step in made})
+            step = self._run.steps.get(key)
+        if step is None:
+            raise TimestepError(f"step {index} of {len(self.timesteps)}: the run is over: call set_timesteps")
+        return step
 
     def _make_steps(self, first: int, *options: Any) -> list[Step]:
         """Return the steps of a run from this index; between equal levels they have no length."""
-        levels = self._grid_levels[first:]
+        levels = self._run.grid.levels[first:]
         moves = [not math.isclose(t.sigma_ve, s.sigma_ve, rel_tol=1e-9) for t, s in pairwise(levels)]
         distinct = [levels[0], *compress(levels[1:], moves)]
         if not moves[-1]:  # it counts for the order of the steps before, though it has no length
-            distinct.append(levels[-1] if self.has_corrector else Level(len(self._grid_levels), 0.0))
+            distinct.append(levels[-1] if self.has_corrector else Level(len(self._run.grid.levels), 0.0))
             moves[-1] = self.has_corrector
         steps = iter(self._steps_between(distinct, first, *options) if len(distinct) > 1 else ())
-        return [next(steps) if move else NO_STEP for move in moves]
+        still = replace(NO_STEP, draws=self.always_draws)
+        return [next(steps) if move else still for move in moves]
 
     def _steps_between(self, levels: Sequence[Level], first: int, *options: Any) -> Iterable[Step]:
         """Return the steps between levels that differ."""
@@ -252,7 +270,8 @@ class MultistepScheduler(Adapter):
         raise NotImplementedError
 
     def _step_of(self, row: Row, **start: Any) -> Step:
-        t, s = self._grid_levels[int(row.t)], self._grid_levels[int(row.s)]
+        levels = self._run.grid.levels
+        t, s = levels[int(row.t)], levels[int(row.s)]
         draws = self.always_draws or row.is_random
         return Step.of(row, t, s, self._parameterisation, scale=self.scale, draws=draws, **start)
 
@@ -261,10 +280,8 @@ class MultistepScheduler(Adapter):
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return the clean samples with the noise of these t, worked out in float64 and rounded once."""
         check_alike(original_samples=original_samples, noise=noise)
-        if self._noising_levels is None:  # diffusers' rounding of ᾱ is not wanted here; Euler's σ are exact
-            grid = self._grid_of(schedule_sigmas=self._exact_sigmas) if self.whole else None
-            self._noising_levels = grid.levels if grid else self._eval_levels
-        levels = [self._noising_levels[i] for i in self._noising_indices(timesteps)]
+        noising = self._find_run(exact=True).evaluations  # diffusers' rounding of ᾱ is not wanted here
+        levels = [noising[i] for i in self._noising_indices(timesteps)]
         pairs = [(level.signal * self.scale(level), level.sigma * self.scale(level)) for level in levels]
         table = torch.tensor(pairs, dtype=torch.float64, device=original_samples.device)
         of_x_0, of_noise = (spread(column, original_samples) for column in table.T)
@@ -277,7 +294,7 @@ class MultistepScheduler(Adapter):
 
 
 def plain_step(
-    self: MultistepScheduler,
+    self: IndexScheduler,
     model_output: Tensor,
     timestep: float | Tensor,
     sample: Tensor,
@@ -288,7 +305,7 @@ def plain_step(
 
 
 def step_with_noise(
-    self: MultistepScheduler,
+    self: IndexScheduler,
     model_output: Tensor,
     timestep: float | Tensor,
     sample: Tensor,
@@ -299,19 +316,5 @@ def step_with_noise(
     return self._take_step(model_output, timestep, sample, return_dict, generator=generator)
 
 
-def _indices(timesteps: Sequence[float]) -> dict[float, int]:
-    """Return the index of each t; of a repeated one the second."""
-    indices: dict[float, list[int]] = {}
-    for index, t in enumerate(timesteps):
-        indices.setdefault(t, []).append(index)
-    return {t: found[:2][-1] for t, found in indices.items()}
-
-
 def _is_real(timestep: Any) -> bool:
     return isinstance(timestep, Tensor) and timestep.is_floating_point()
-
-
-def _count(steps: int | None, timesteps: Any, sigmas: Any) -> int:
-    if steps is not None:
-        return steps
-    return len(timesteps) if sigmas is None else len(sigmas) - 1
