@@ -74,18 +74,22 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """The configuration that was read last."""
 
     def _initialise(self) -> None:
-        """Make the tables; called by the constructor."""
+        """Read the configuration and make the tables; called by the constructor."""
         self._configured = None  # strict may have changed
         self._configure()
         self.schedule = self._make_schedule()
+        self._make_tables()
+
+    def _make_schedule(self) -> NoiseSchedule:
+        return NoiseSchedule.from_config({**self._options, "_class_name": type(self).__name__})
+
+    def _make_tables(self) -> None:
+        """Make diffusers' tables from the schedule."""
         self.betas = (
             self.schedule.beta.float() if self.strict else _float32_beta(self._options, self.schedule)
         )
         self.alphas = 1 - self.betas
         self.alphas_cumprod = self.alphas.cumprod(0)
-
-    def _make_schedule(self) -> NoiseSchedule:
-        return NoiseSchedule.from_config(self._options)
 
     def _configure(self) -> None:
         """Read the configuration where it is another than last time: pipelines mend old files so."""

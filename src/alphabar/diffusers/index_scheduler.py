@@ -25,7 +25,7 @@ from alphabar.process import spread
 from alphabar.samplers import Row
 from alphabar.schedule import Level
 
-__all__ = ["IndexScheduler", "plain_step", "step_with_noise"]
+__all__ = ["IndexScheduler", "exact_tables", "plain_step", "step_with_noise"]
 
 
 class IndexScheduler(Adapter):
@@ -58,15 +58,18 @@ class IndexScheduler(Adapter):
 
     def _initialise(self) -> None:
         super()._initialise()
+        self._rename_options()
+        self._check_options()
+        self._given: dict[str, Any] | None = None
+        self._enter_run(None)
+
+    def _make_tables(self) -> None:
+        super()._make_tables()
         self.alphas_cumprod[self.alphas_cumprod == 0] = MIN_ALPHA_BAR
         exact = self.schedule.noise_scale / self.schedule.signal_scale.clamp(min=math.sqrt(MIN_ALPHA_BAR))
         rounded = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
         self._sigmas = torch.where(rounded.eq(0) | self.strict, exact, rounded.double()).numpy()
         self._exact_sigmas = exact.numpy()
-        self._rename_options()
-        self._check_options()
-        self._given: dict[str, Any] | None = None
-        self._enter_run(None)
 
     def _configure(self) -> None:
         super()._configure()
@@ -291,6 +294,11 @@ class IndexScheduler(Adapter):
         if self._begin_index is None:
             return [self.index_for_timestep(t) for t in timesteps]
         return [self._begin_index if self._step_index is None else self._step_index] * len(timesteps)
+
+
+def exact_tables(self: IndexScheduler) -> None:
+    """Take σ from the schedule as it is: ``_make_tables`` where the configuration has no β."""
+    self._sigmas = self._exact_sigmas = (self.schedule.noise_scale / self.schedule.signal_scale).numpy()
 
 
 def plain_step(
