@@ -131,7 +131,9 @@ def test_what_is_wrong_is_named():
 def test_strict_is_the_same_from_a_config_as_from_the_constructor(name):
     directly, from_config = made(name, strict=True), SCHEDULERS[name].from_config({}, strict=True)
     assert torch.equal(directly.alphas_cumprod, from_config.alphas_cumprod)
-    runs = [scheduler.set_timesteps(10) or scheduler._run for scheduler in (directly, from_config, made(name))]
+    runs = [
+        scheduler.set_timesteps(10) or scheduler._run for scheduler in (directly, from_config, made(name))
+    ]
     assert runs[0] is runs[1] is not runs[2]
     kept, unused = SCHEDULERS[name].from_config({"other": 1}, return_unused_kwargs=True, strict=True)
     assert kept.strict

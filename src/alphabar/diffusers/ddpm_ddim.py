@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import inf
 from typing import Any
@@ -68,26 +69,36 @@ class DDPMScheduler(TimestepScheduler):
         previous, x_0, _ = self._compute_step(step, model_output, sample, generator=generator)
         return self._output(previous, x_0, return_dict)
 
-    def _make_step(self, t: int, chosen: str | None) -> Step:
-        level, s = self._level(t), self._level_after(t)
+    def _make_steps(self, chosen: Sequence[int], variance: str | None) -> Iterable[Step]:
+        levels = [*map(self._level, chosen), self._level_after(chosen[-1])]
         # diffusers accepts any name for a variance, and None: an unknown one is an error where it is used.
-        variance = chosen if t and chosen is not None else "fixed_small"
-        (row,) = DDPM(variance=variance).rows((level, s))
-        row = row if self.strict or not s.sigma else self._with_float32_beta(row, level, s)
-        if not self.strict and not s.sigma and t and chosen in ("fixed_large", "learned_range"):
-            row = replace(row, **VARIANCES[chosen](MIN_VARIANCE, powers(level, s)[1]))
-        return Step.of(row, level, s, self._parameterisation, draws=t > 0 or row.is_random)
+        name = variance if chosen[0] and variance is not None else "fixed_small"
+        rows = iter(DDPM(variance=name).rows(levels))
+        if not self.strict:
+            rows = map(self._as_in_diffusers, rows, levels, levels[1:], self._float32_beta(levels))
+        for row, t, s in zip(rows, levels, levels[1:], strict=False):
+            yield Step.of(row, t, s, self._parameterisation, draws=t.t > 0 or row.is_random)
 
-    def _with_float32_beta(self, row: Row, t: Level, s: Level) -> Row:
-        """Return the row with β = 1 − ᾱ_t/ᾱ_s as float32 has it, which at small t is off by a thousandth."""
-        ratio = self.alphas_cumprod[int(t.t)] / self.alphas_cumprod[int(s.t)]
-        off = float(1 - ratio) / -math.expm1(t.log_alpha_bar - s.log_alpha_bar)
+    def _float32_beta(self, levels: Sequence[Level]) -> list[float]:
+        """Return β = 1 − ᾱ_t/ᾱ_s as float32 has it, over the exact one: off by a thousandth at small t."""
+        table = self.alphas_cumprod
+        rounded = torch.stack([table[int(x.t)] if x.sigma else torch.ones(()) for x in levels])
+        logs = torch.tensor([level.log_alpha_bar for level in levels], dtype=torch.float64)
+        ratios: list[float] = ((1 - rounded[:-1] / rounded[1:]) / noise_power(-logs.diff())).tolist()
+        return ratios
+
+    def _as_in_diffusers(self, row: Row, t: Level, s: Level, off: float) -> Row:
+        """Return the row with β as float32 has it; onto clean data with the noise two variances leave."""
+        if not s.sigma:
+            leaves = t.t and self.variance_type in ("fixed_large", "learned_range")
+            noise = VARIANCES[self.variance_type](MIN_VARIANCE, powers(t, s)[1]) if leaves else {}
+            return replace(row, **noise)
         if not off:
             return row
-        history, noise, logs = (off * row.history[0],), math.sqrt(off) * row.z, row.log_variance
+        logs = row.log_variance
         if logs is not None:
             logs = logs[0] + math.log(off), logs[1] + math.log(off)
-        return replace(row, history=history, z=noise, log_variance=logs)
+        return replace(row, history=(off * row.history[0],), z=math.sqrt(off) * row.z, log_variance=logs)
 
     def _level_after(self, t: int) -> Level:
         s = int(self.previous_timestep(t))

@@ -20,6 +20,7 @@ from alphabar.diffusers.spacings import (
     Numbers,
     check_timesteps,
     chosen_spacing,
+    dynamically_shifted,
     shift_of,
     shifted,
     spaced_timesteps,
@@ -169,6 +170,8 @@ def solver_grid(
     steps = len(sigmas or timesteps or ()) or num_inference_steps or 0
     check_count(num_inference_steps=steps)
     if config.get("use_flow_sigmas"):
+        if timesteps is not None:
+            raise ConfigError("timesteps are not for flow matching, which is spaced in σ: give none")
         return _flow_grid(kind, config, schedule_sigmas, steps, sigmas, mu)
     given = {"mu": mu, "sigmas": sigmas, "shift_terminal": config.get("shift_terminal")}
     if named := [name for name, value in given.items() if value is not None]:
@@ -234,10 +237,15 @@ def _flow_grid(
         raise ConfigError("use_flow_sigmas is a spacing of its own: leave the other spacings out")
     if kind.flow_from_one and config["use_dynamic_shifting"] and mu is None:
         raise ConfigError("use_dynamic_shifting is set: set_timesteps needs mu, its shift")
-    first, beyond = (1, 1 / total) if kind.flow_from_one else (1 - 1 / total, 0)
-    sigma = np.linspace(first, beyond, steps + 1)[:-1] if sigmas is None else np.array(sigmas, float)
-    shift = config["flow_shift"] if mu is None else shift_of(mu, config["time_shift_type"])
-    sigma = stretched(shifted(sigma, float(shift)), config.get("shift_terminal"))
+    sigma = np.linspace(1, 1 / total, steps + 1)
+    sigma = sigma[:-1] if kind.flow_from_one else (1 - sigma)[:0:-1]
+    sigma = sigma if sigmas is None else np.array(sigmas, float)
+    if mu is None:
+        sigma = shifted(sigma, float(config["flow_shift"]))
+    else:
+        move = dynamically_shifted if kind.flow_from_one else shifted
+        sigma = move(sigma, shift_of(mu, config["time_shift_type"]))
+    sigma = stretched(sigma, config.get("shift_terminal"))
     sigma = np.where(sigma > MAX_FLOW_SIGMA, MAX_FLOW_SIGMA, sigma)
     # diffusers ends its DPM-Solvers at the schedule's smallest √(1−ᾱ)/√ᾱ, which is not a σ of flow matching.
     smallest = sigma[-1] if kind.repeats_last else schedule_sigmas[0]

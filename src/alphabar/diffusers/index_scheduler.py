@@ -47,6 +47,8 @@ class IndexScheduler(Adapter):
     """Whether diffusers draws noise at every step, used or not."""
     has_corrector: ClassVar[bool] = False
     """Whether a step of no length at the end still changes the sample."""
+    last_counts: ClassVar[bool] = True
+    """Whether such a step counts where the order is lowered towards the end."""
     uses_history: ClassVar[bool] = True
     """Whether a step uses those before it; where none does, each sample of a batch may have its own t."""
     refuses_indices: ClassVar[bool] = False
@@ -66,7 +68,8 @@ class IndexScheduler(Adapter):
     def _make_tables(self) -> None:
         super()._make_tables()
         self.alphas_cumprod[self.alphas_cumprod == 0] = MIN_ALPHA_BAR
-        exact = self.schedule.noise_scale / self.schedule.signal_scale.clamp(min=math.sqrt(MIN_ALPHA_BAR))
+        signal = self.schedule.signal_scale
+        exact = self.schedule.noise_scale / signal.where(signal > 0, math.sqrt(MIN_ALPHA_BAR))
         rounded = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
         self._sigmas = torch.where(rounded.eq(0) | self.strict, exact, rounded.double()).numpy()
         self._exact_sigmas = exact.numpy()
@@ -256,10 +259,10 @@ class IndexScheduler(Adapter):
         """Return the steps of a run from this index; between equal levels they have no length."""
         levels = self._run.grid.levels[first:]
         moves = [not math.isclose(t.sigma_ve, s.sigma_ve, rel_tol=1e-9) for t, s in pairwise(levels)]
+        moves[-1] = moves[-1] or self.has_corrector
         distinct = [levels[0], *compress(levels[1:], moves)]
-        if not moves[-1]:  # it counts for the order of the steps before, though it has no length
-            distinct.append(levels[-1] if self.has_corrector else Level(len(self._run.grid.levels), 0.0))
-            moves[-1] = self.has_corrector
+        if not moves[-1] and self.last_counts:
+            distinct.append(Level(len(self._run.grid.levels), 0.0))
         steps = iter(self._steps_between(distinct, first, *options) if len(distinct) > 1 else ())
         still = replace(NO_STEP, draws=self.always_draws)
         return [next(steps) if move else still for move in moves]

@@ -103,8 +103,7 @@ class EulerDiscreteScheduler(IndexScheduler):
         chosen = self._options["timestep_type"], self._options["prediction_type"]
         if chosen != ("continuous", "v_prediction"):
             return grid
-        sigmas = [level.sigma_ve for level in grid.levels[: len(grid.timesteps)]]
-        return replace(grid, timesteps=np.log(sigmas) / 4)
+        return replace(grid, timesteps=np.log([level.sigma_ve for level in grid.levels[:-1]]) / 4)
 
     def _make_steps(self, first: int, *options: Any) -> list[Step]:
         (factor,) = options

@@ -126,6 +126,7 @@ class DPMSolverSinglestepScheduler(IndexScheduler):
     timestep_dtype = torch.int64
     takes_any_t = True
     needs_timesteps = True
+    last_counts = False
     option_names: ClassVar = {
         "algorithm_type": ("dpmsolver++", "dpmsolver", "sde-dpmsolver++"),
         "solver_type": ("midpoint", "heun"),
@@ -143,6 +144,11 @@ class DPMSolverSinglestepScheduler(IndexScheduler):
     def always_draws(self) -> bool:  # type: ignore[override]
         """Whether it is a solver of the stochastic equation."""
         return bool(self._options["algorithm_type"].startswith("sde"))
+
+    @property
+    def has_corrector(self) -> bool:  # type: ignore[override]
+        """Whether the last evaluation belongs to a step that began before it."""
+        return bool(self.order_list[-1] > 1)
 
     def _set_timesteps(self, *args: Any, **given: Any) -> None:
         super()._set_timesteps(*args, **given)

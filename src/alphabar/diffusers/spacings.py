@@ -25,6 +25,7 @@ __all__ = [
     "Numbers",
     "check_timesteps",
     "chosen_spacing",
+    "dynamically_shifted",
     "shift_of",
     "shifted",
     "spaced_timesteps",
@@ -89,10 +90,16 @@ def check_timesteps(timesteps: Iterable[float], total: int) -> None:
 
 
 def t_of(sigmas: Numbers, schedule_sigmas: Numbers) -> Numbers:
-    """Return the real t at which the schedule has these σ = √(1−ᾱ)/√ᾱ, linear in log σ between whole t."""
-    return np.interp(
-        np.log(np.maximum(sigmas, 1e-10)), np.log(schedule_sigmas), np.arange(len(schedule_sigmas))
-    )
+    """Return the real t at which the schedule has these σ = √(1−ᾱ)/√ᾱ, linear in log σ between whole t.
+
+    Where zero terminal SNR is replaced by a σ below that of the t before, the last t with a σ not above
+    counts, as in diffusers.
+    """
+    logs, table = np.log(np.maximum(sigmas, 1e-10)), np.log(schedule_sigmas)
+    not_above = table[::-1] <= logs[:, None]
+    low = np.where(not_above.any(1), len(table) - 1 - not_above.argmax(1), 0).clip(max=len(table) - 2)
+    weight = ((table[low] - logs) / (table[low] - table[low + 1])).clip(0, 1)
+    return np.asarray((1 - weight) * low + weight * (low + 1))
 
 
 # --- σ between two ends ---
@@ -155,6 +162,11 @@ def shifted(sigma: Numbers, shift: float) -> Numbers:
     return np.asarray(shift * sigma / (1 + (shift - 1) * sigma))
 
 
+def dynamically_shifted(sigma: Numbers, shift: float) -> Numbers:
+    """Return the same, rounded as diffusers rounds it, for timesteps are cut off: shift/(shift + 1/σ − 1)."""
+    return np.asarray(shift / (shift + (1 / sigma - 1)))
+
+
 def stretched(sigma: Numbers, terminal: float | None) -> Numbers:
     """Return σ with 1 − σ stretched so that the last is ``terminal``, if that is not None or 0."""
-    return 1 - (1 - sigma) * (1 - terminal) / (1 - sigma[-1]) if terminal else sigma
+    return 1 - (1 - sigma) / ((1 - sigma[-1]) / (1 - terminal)) if terminal else sigma

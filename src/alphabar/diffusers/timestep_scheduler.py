@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -25,7 +25,7 @@ __all__ = ["TimestepScheduler"]
 class TimestepScheduler(Adapter):
     """Looks a step up by its t, which may also be (B,), one for each sample.
 
-    A scheduler of this kind defines ``_make_step``.
+    A scheduler of this kind defines ``_make_step`` or ``_make_steps``.
     """
 
     init_noise_sigma = 1.0
@@ -120,16 +120,19 @@ class TimestepScheduler(Adapter):
         t, known = int(timestep), self._run.steps
         step = known.get((t, options))
         if step is None:
-            made: dict[Hashable, Step] = {
-                (k, options): self._make_step(k, *options) for k in self._made_together(t)
-            }
-            self._run.keep(made)
-            step = made[t, options]
+            together = self._made_together(t)
+            made = zip(together, self._make_steps(together, *options), strict=True)
+            self._run.keep({(at, options): step for at, step in made})
+            step = known[t, options]
         return step
 
     def _made_together(self, t: int) -> tuple[int, ...]:
         """Return the t whose steps are made when that at t is asked for: those of the run."""
         return self._chosen if self._chosen and t in self._run.index_of else (t,)
+
+    def _make_steps(self, chosen: Sequence[int], *options: Any) -> Iterable[Step]:
+        """Return the steps from each of these t: one, or all of the run."""
+        return [self._make_step(t, *options) for t in chosen]
 
     def _make_step(self, t: int, *options: Any) -> Step:
         """Return the step from t, whose x̂_0 no later step uses."""
