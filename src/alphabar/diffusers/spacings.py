@@ -93,9 +93,9 @@ def t_of(sigmas: Numbers, schedule_sigmas: Numbers) -> Numbers:
     """Return the real t at which the schedule has these σ = √(1−ᾱ)/√ᾱ, linear in log σ between whole t.
 
     Where zero terminal SNR is replaced by a σ below that of the t before, the last t with a σ not above
-    counts, as in diffusers.
+    counts, as in diffusers, by its rounding of the table.
     """
-    logs, table = np.log(np.maximum(sigmas, 1e-10)), np.log(schedule_sigmas)
+    logs, table = np.log(np.maximum(sigmas, 1e-10)), np.log(schedule_sigmas.astype(np.float32)).astype(float)
     not_above = table[::-1] <= logs[:, None]
     low = np.where(not_above.any(1), len(table) - 1 - not_above.argmax(1), 0).clip(max=len(table) - 2)
     weight = ((table[low] - logs) / (table[low] - table[low + 1])).clip(0, 1)
