@@ -77,6 +77,9 @@ def kept_run(key: Hashable, make: Callable[[], Run]) -> Run:
     return run
 
 
+kept_run.cache_clear = _runs.clear  # type: ignore[attr-defined]  # as functools' own caches have it
+
+
 def frozen(value: Any) -> Hashable:
     """Return a setting or an argument as the part of a key: what is listed becomes a tuple."""
     if isinstance(value, Tensor | np.ndarray):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -50,6 +50,11 @@ def check_ends_noisy(options: Mapping[str, Any]) -> None:
             "a solver in ε̂ cannot end at clean data, where ε̂ has no weight: choose "
             "final_sigmas_type='sigma_min', or algorithm_type='dpmsolver++', or predict_x0=True"
         )
+
+
+def eps_rows(solver: DPMSolver | UniPC, levels: Sequence[Level]) -> Iterable[Row]:
+    """Return the rows of a solver in x̂_0 as those of the solver in ε̂: on mirrored levels."""
+    return map(in_eps, solver.rows([mirrored(level) for level in levels]), levels)
 
 
 def noisy_in_eps(row: Row, t: Level, s: Level) -> Row:
@@ -110,12 +115,13 @@ class DPMSolverMultistepScheduler(IndexScheduler):
         rule = (
             "exact" if self.strict and chosen["solver_order"] == 3 else MULTISTEP_RULES[chosen["solver_type"]]
         )
-        sde, in_x_0 = chosen["algorithm_type"].startswith("sde"), chosen["algorithm_type"].endswith("++")
-        make: Callable[..., DPMSolver | DEIS] = partial(DPMSolver, sde=sde) if in_x_0 else DEIS
-        lowers = few and chosen["lower_order_final"]
-        rows = make(order=chosen["solver_order"], lower_order_final=lowers, rule=rule).rows(levels)
+        sde, in_x_0 = self.always_draws, chosen["algorithm_type"].endswith("++")
+        make = partial(DPMSolver, rule=rule, sde=sde and in_x_0)
+        solver = make(order=chosen["solver_order"], lower_order_final=few and chosen["lower_order_final"])
+        rows = list(solver.rows(levels) if in_x_0 else eps_rows(solver, levels))
         if chosen["euler_at_final"]:
-            rows = chain(list(rows)[:-1], make(order=1, rule=rule).rows(levels[-2:]))
+            last = make(order=1)
+            rows[-1:] = last.rows(levels[-2:]) if in_x_0 else eps_rows(last, levels[-2:])
         return map(noisy_in_eps, rows, levels, levels[1:]) if sde and not in_x_0 else rows
 
 
@@ -222,21 +228,16 @@ class UniPCMultistepScheduler(IndexScheduler):
         if not self._options["predict_x0"]:
             self._threshold = None  # as in diffusers: thresholding is for x̂_0, and this solves in ε̂
 
-    def _steps_between(self, levels: Sequence[Level], first: int, *options: Any) -> Iterable[Step]:
-        if self._options["predict_x0"]:
-            return super()._steps_between(levels, first, *options)
-        rows = self._rows([mirrored(level) for level in levels], first, *options)
-        return (self._step_of(in_eps(row, t)) for row, t in zip(rows, levels, strict=False))
-
     def _rows(self, levels: Sequence[Level], first: int, *options: Any) -> Iterable[Row]:
         chosen = self._options
         skipped = tuple(i - first for i in chosen["disable_corrector"] if i >= first)
-        return UniPC(
+        solver = UniPC(
             order=chosen["solver_order"],
             scale=chosen["solver_type"],
             lower_order_final=chosen["lower_order_final"],
             uncorrected=skipped,
-        ).rows(levels)
+        )
+        return solver.rows(levels) if chosen["predict_x0"] else eps_rows(solver, levels)
 
 
 @drop_in("scheduling_deis_multistep")
