@@ -147,17 +147,21 @@ class IndexScheduler(Adapter):
         return torch.tensor(sigmas, dtype=torch.float32)
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor = 0.0) -> Tensor:
-        """Return what the network takes: the sample itself, or x = √ᾱ · sample of one held as x/√ᾱ."""
+        """Return what the network takes: the sample itself, or c_in · √ᾱ · sample of one held as x/√ᾱ."""
         if self.scale is not sigma_scale:
             return sample
         self.is_scale_input_called = True
         if not self.uses_history and isinstance(timestep, Tensor) and timestep.numel() > 1:
-            signals = [self._run.evaluations[self.index_for_timestep(t)].signal for t in timestep]
-            return lincomb((spread(torch.tensor(signals, dtype=torch.float64), sample),), (sample,))
+            levels = [self._run.evaluations[self.index_for_timestep(t)] for t in timestep]
+            scales = torch.tensor([self._input_scale(level) for level in levels], dtype=torch.float64)
+            return lincomb((spread(scales.to(sample.device), sample),), (sample,))
         if self._step_index is None:
             self._start_run(timestep)
         level = self._run.evaluations[self._step_index]  # type: ignore[index]
-        return lincomb((level.signal,), (sample,))
+        return lincomb((self._input_scale(level),), (sample,))
+
+    def _input_scale(self, level: Level) -> float:
+        return level.signal * float(self._parameterisation.input(level.signal, level.sigma))
 
     # --- the state of a run ---
 

@@ -54,6 +54,47 @@ def make_sigma_grid(
     return sigma_grid(self._options, schedule_sigmas, count, **given)
 
 
+def churned(
+    self: IndexScheduler,
+    model_output: Tensor,
+    timestep: float | Tensor,
+    sample: Tensor,
+    churn: tuple[float, float, float, float],
+    generator: Any,
+) -> tuple[Tensor, float]:
+    """Return the sample with noise added, and by what its σ has grown: Karras et al. 2022, algorithm 2.
+
+    Args:
+        self: the scheduler.
+        model_output: (B, …) where noise is drawn alike.
+        timestep: where the step starts.
+        sample: (B, …).
+        churn: S_churn, S_tmin, S_tmax and S_noise.
+        generator: what noise is drawn with.
+    """
+    s_churn, s_tmin, s_tmax, s_noise = churn
+    if not s_churn:
+        return sample, 1.0
+    if self._step_index is None:
+        self._start_run(timestep)
+    sigma = self._run.evaluations[self._step_index].sigma_ve  # type: ignore[index]
+    is_churned = s_tmin <= sigma <= s_tmax
+    factor = 1 + min(s_churn / (len(self._run.grid.levels) - 1), MAX_CHURN) if is_churned else 1.0
+    if factor > 1:
+        noise = draw_noise(model_output, model_output, generator, model_output.dtype)
+        added = s_noise * sigma * math.sqrt(factor**2 - 1)
+        wide = torch.promote_types(sample.dtype, torch.float32)
+        sample = lincomb((1.0, added), (sample.to(wide), noise.to(wide)))
+    return sample, factor
+
+
+def euler_step(self: IndexScheduler, t: Level, s: Level, factor: float = 1.0) -> Step:
+    """Return Euler's step from t with its σ this much larger, which is read there too."""
+    noisier = Level(t.t, -math.log1p((factor * t.sigma_ve) ** 2))
+    (row,) = Euler().rows((noisier, s))
+    return Step.of(row, noisier, s, self._parameterisation, scale=self.scale)
+
+
 @drop_in("scheduling_euler_discrete")
 class EulerDiscreteScheduler(IndexScheduler):
     """Euler's method (Karras et al. 2022)."""
@@ -78,18 +119,8 @@ class EulerDiscreteScheduler(IndexScheduler):
         return_dict: bool = True,
     ) -> Any:
         """Return the sample at the next t."""
-        if not s_churn:
-            return self._take_step(model_output, timestep, sample, return_dict, 1.0)
-        if self._step_index is None:
-            self._start_run(timestep)
-        sigma = self._run.evaluations[self._step_index].sigma_ve  # type: ignore[index]
-        is_churned = s_tmin <= sigma <= s_tmax
-        factor = 1 + min(s_churn / (len(self._run.grid.levels) - 1), MAX_CHURN) if is_churned else 1.0
-        if factor > 1:
-            noise = draw_noise(model_output, model_output, generator, model_output.dtype)
-            added = s_noise * sigma * math.sqrt(factor**2 - 1)
-            wide = torch.promote_types(sample.dtype, torch.float32)
-            sample = lincomb((1.0, added), (sample.to(wide), noise.to(wide)))
+        churn = s_churn, s_tmin, s_tmax, s_noise
+        sample, factor = churned(self, model_output, timestep, sample, churn, generator)
         return self._take_step(model_output, timestep, sample, return_dict, factor)
 
     def _make_grid(self, schedule_sigmas: Numbers, **given: Any) -> Grid:
@@ -110,11 +141,9 @@ class EulerDiscreteScheduler(IndexScheduler):
         return [self._step_between(t, s, factor) for t, s in pairwise(self._run.grid.levels[first:])]
 
     def _step_between(self, t: Level, s: Level, factor: float) -> Step:
-        churned = Level(t.t, -math.log1p((factor * t.sigma_ve) ** 2))
-        (row,) = Euler().rows((churned, s))
-        step = Step.of(row, churned, s, self._parameterisation, scale=self.scale)
+        step = euler_step(self, t, s, factor)
         if self._options["prediction_type"] == "v_prediction":  # read at t itself, as in diffusers
-            step = replace(step, x_0=Step.of(row, t, s, self._parameterisation, scale=self.scale).x_0)
+            step = replace(step, x_0=euler_step(self, t, s).x_0)
         return step
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

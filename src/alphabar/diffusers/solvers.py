@@ -67,6 +67,25 @@ def noisy_in_eps(row: Row, t: Level, s: Level) -> Row:
     return replace(row, x=2 * row.x - of_x_t, history=history, z=s.sigma * math.sqrt(math.expm1(2 * h)))
 
 
+def is_stochastic(self: IndexScheduler) -> bool:
+    """Return whether it is a solver of the stochastic equation, which draws at every step."""
+    return bool(self._options["algorithm_type"].startswith("sde"))
+
+
+def multistep_rows(self: IndexScheduler, levels: Sequence[Level], first: int, *options: Any) -> Iterable[Row]:
+    """Return DPM-Solver's and DPM-Solver++'s table in multistep form, as ``IndexScheduler._rows``."""
+    chosen, few = self._options, len(self.timesteps) < FEW
+    rule = "exact" if self.strict and chosen["solver_order"] == 3 else MULTISTEP_RULES[chosen["solver_type"]]
+    sde, in_x_0 = self.always_draws, chosen["algorithm_type"].endswith("++")
+    make = partial(DPMSolver, rule=rule, sde=sde and in_x_0)
+    solver = make(order=chosen["solver_order"], lower_order_final=few and chosen["lower_order_final"])
+    rows = list(solver.rows(levels) if in_x_0 else eps_rows(solver, levels))
+    if chosen["euler_at_final"]:
+        last = make(order=1)
+        rows[-1:] = last.rows(levels[-2:]) if in_x_0 else eps_rows(last, levels[-2:])
+    return map(noisy_in_eps, rows, levels, levels[1:]) if sde and not in_x_0 else rows
+
+
 @drop_in("scheduling_dpmsolver_multistep")
 class DPMSolverMultistepScheduler(IndexScheduler):
     """DPM-Solver and DPM-Solver++, multistep (Lu et al. 2022)."""
@@ -75,6 +94,8 @@ class DPMSolverMultistepScheduler(IndexScheduler):
     takes_any_t = True
     needs_timesteps = True
     keeps_sample_dtype = False
+    always_draws = property(is_stochastic)
+    _rows = multistep_rows
     option_names: ClassVar = {
         "algorithm_type": ("dpmsolver++", "dpmsolver", "sde-dpmsolver", "sde-dpmsolver++"),
         "solver_type": ("midpoint", "heun"),
@@ -87,11 +108,6 @@ class DPMSolverMultistepScheduler(IndexScheduler):
     def _make_grid(self, schedule_sigmas: Numbers, **given: Any) -> Grid:
         kind = SolverGrid(clips=True, truncates_cosine=True)
         return solver_grid(kind, self._options, schedule_sigmas, **given)
-
-    @property
-    def always_draws(self) -> bool:  # type: ignore[override]
-        """Whether it is a solver of the stochastic equation."""
-        return bool(self._options["algorithm_type"].startswith("sde"))
 
     def step(
         self,
@@ -110,20 +126,6 @@ class DPMSolverMultistepScheduler(IndexScheduler):
     def _noise_dtype(self, output: Tensor) -> torch.dtype:
         return torch.float32
 
-    def _rows(self, levels: Sequence[Level], first: int, *options: Any) -> Iterable[Row]:
-        chosen, few = self._options, len(self.timesteps) < FEW
-        rule = (
-            "exact" if self.strict and chosen["solver_order"] == 3 else MULTISTEP_RULES[chosen["solver_type"]]
-        )
-        sde, in_x_0 = self.always_draws, chosen["algorithm_type"].endswith("++")
-        make = partial(DPMSolver, rule=rule, sde=sde and in_x_0)
-        solver = make(order=chosen["solver_order"], lower_order_final=few and chosen["lower_order_final"])
-        rows = list(solver.rows(levels) if in_x_0 else eps_rows(solver, levels))
-        if chosen["euler_at_final"]:
-            last = make(order=1)
-            rows[-1:] = last.rows(levels[-2:]) if in_x_0 else eps_rows(last, levels[-2:])
-        return map(noisy_in_eps, rows, levels, levels[1:]) if sde and not in_x_0 else rows
-
 
 @drop_in("scheduling_dpmsolver_singlestep")
 class DPMSolverSinglestepScheduler(IndexScheduler):
@@ -133,6 +135,7 @@ class DPMSolverSinglestepScheduler(IndexScheduler):
     takes_any_t = True
     needs_timesteps = True
     last_counts = False
+    always_draws = property(is_stochastic)
     option_names: ClassVar = {
         "algorithm_type": ("dpmsolver++", "dpmsolver", "sde-dpmsolver++"),
         "solver_type": ("midpoint", "heun"),
@@ -145,11 +148,6 @@ class DPMSolverSinglestepScheduler(IndexScheduler):
 
     def _make_grid(self, schedule_sigmas: Numbers, **given: Any) -> Grid:
         return solver_grid(SolverGrid(clips=True), self._options, schedule_sigmas, **given)
-
-    @property
-    def always_draws(self) -> bool:  # type: ignore[override]
-        """Whether it is a solver of the stochastic equation."""
-        return bool(self._options["algorithm_type"].startswith("sde"))
 
     @property
     def has_corrector(self) -> bool:  # type: ignore[override]

@@ -26,6 +26,8 @@ __all__ = [
     "check_timesteps",
     "chosen_spacing",
     "dynamically_shifted",
+    "exponential",
+    "karras",
     "shift_of",
     "shifted",
     "spaced_timesteps",
@@ -105,13 +107,15 @@ def t_of(sigmas: Numbers, schedule_sigmas: Numbers) -> Numbers:
 # --- σ between two ends ---
 
 
-def _karras(first: float, last: float, steps: int, rho: float = 7.0) -> Numbers:
-    ends = first ** (1 / rho), last ** (1 / rho)
-    return np.asarray(np.linspace(*ends, steps) ** rho)
+def karras(ramp: Numbers, first: float, last: float, rho: float = 7.0) -> Numbers:
+    """Return σ with σ^{1/rho} linear in the ramp, from the first at 0 to the last at 1."""
+    start, end = first ** (1 / rho), last ** (1 / rho)
+    return np.asarray((start + ramp * (end - start)) ** rho)
 
 
-def _exponential(first: float, last: float, steps: int) -> Numbers:
-    return np.asarray(np.exp(np.linspace(math.log(first), math.log(last), steps)))
+def exponential(ramp: Numbers, first: float, last: float) -> Numbers:
+    """Return σ with log σ linear in the ramp, from the first at 0 to the last at 1."""
+    return np.asarray(np.exp(math.log(first) + ramp * math.log(last / first)))
 
 
 def _beta(first: float, last: float, steps: int) -> Numbers:
@@ -123,10 +127,10 @@ def _beta(first: float, last: float, steps: int) -> Numbers:
 
 
 SIGMA_SPACINGS: dict[str, Callable[..., Numbers]] = {
-    "use_karras_sigmas": _karras,
-    "use_exponential_sigmas": _exponential,
+    "use_karras_sigmas": lambda first, last, steps: karras(np.linspace(0, 1, steps), first, last),
+    "use_exponential_sigmas": lambda first, last, steps: exponential(np.linspace(0, 1, steps), first, last),
     "use_beta_sigmas": _beta,
-    "use_lu_lambdas": _exponential,
+    "use_lu_lambdas": lambda first, last, steps: exponential(np.linspace(0, 1, steps), first, last),
 }
 """σ from the first to the last, so many, by the option that asks for it."""
 
