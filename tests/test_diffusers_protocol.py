@@ -97,10 +97,8 @@ def test_start_scale_and_model_input(name):
     torch.testing.assert_close(
         float(mine.init_noise_sigma), float(theirs.init_noise_sigma), rtol=1e-5, atol=0
     )
-    t = mine.timesteps[2]
-    torch.testing.assert_close(
-        mine.scale_model_input(X, t), theirs.scale_model_input(X, t), rtol=1e-4, atol=1e-6
-    )
+    inputs = [scheduler.scale_model_input(X, scheduler.timesteps[2]) for scheduler in (mine, theirs)]
+    torch.testing.assert_close(*inputs, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"])
@@ -178,13 +176,16 @@ def test_a_network_that_writes_all_its_outputs_into_one_tensor(name):
     assert torch.equal(*ends)
 
 
-SAMPLE = {"PNDMScheduler": {"prediction_type": "epsilon"}}  # the outputs that it would keep as they are
+SAMPLE = {
+    name: {"prediction_type": "epsilon"}
+    for name in ("PNDMScheduler", "EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
+}  # PNDM keeps outputs as they are; EDM has no such type
 
 
 # --- more than the peer does ---
 
 
-AT_ANY_T = ["DDPM", "DDIM", "DDIMInverse", "EulerDiscrete", "EulerAncestralDiscrete"]
+AT_ANY_T = ["DDPM", "DDIM", "DDIMInverse", "EulerDiscrete", "EulerAncestralDiscrete", "EDMEuler"]
 
 
 @pytest.mark.parametrize("name", AT_ANY_T)
@@ -241,7 +242,7 @@ def test_forks_run_side_by_side_in_threads(name):
 
 @every
 def test_copies_and_pickles(name):
-    scheduler = made(name, beta_end=0.015)
+    scheduler = made(name, num_train_timesteps=800)
     scheduler.set_timesteps(6)
     for twin in (copy.deepcopy(scheduler), pickle.loads(pickle.dumps(scheduler))):
         assert type(twin) is type(scheduler)

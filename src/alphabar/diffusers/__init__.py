@@ -13,6 +13,7 @@
     index_scheduler.py      the base of those whose step is known by its index in the run
     solvers.py              DPM-Solver, UniPC, DEIS
     sigma_space.py          Euler, Heun, LMS, which hold x/√ᾱ
+    edm.py                  Euler and DPM-Solver++ for networks of EDM
 
 Where results differ from diffusers, docs/diffusers.md says how and why.
 """
@@ -25,6 +26,7 @@ except ImportError:
     raise MissingExtraError("alphabar.diffusers", "diffusers") from None
 
 from alphabar.diffusers.ddpm_ddim import DDIMInverseScheduler, DDIMScheduler, DDPMScheduler
+from alphabar.diffusers.edm import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
 from alphabar.diffusers.installing import install
 from alphabar.diffusers.pndm import PNDMScheduler
 from alphabar.diffusers.sigma_space import (
@@ -47,6 +49,8 @@ __all__ = [
     "DEISMultistepScheduler",
     "DPMSolverMultistepScheduler",
     "DPMSolverSinglestepScheduler",
+    "EDMDPMSolverMultistepScheduler",
+    "EDMEulerScheduler",
     "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",
     "HeunDiscreteScheduler",
