@@ -1,0 +1,233 @@
+"""Where a drop-in scheduler differs from diffusers' own by more than rounding; docs/diffusers.md says why."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from chains import Case
+
+
+@dataclass(frozen=True)
+class Deviation:
+    what: str
+    where: Callable[[Case], bool]
+    example: Case
+    """On which it occurs for certain."""
+
+
+SOLVERS = ("DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep", "DEISMultistep")
+SPACINGS = ("karras", "exponential", "beta")
+COSINE = {"beta_schedule": "squaredcos_cap_v2"}
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+NOISY_END = {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}
+
+
+def example(name, steps=6, **options):
+    return Case(name, {**options, "num_inference_steps": steps})
+
+
+def has(**values):
+    """Return whether each option of a case is one of these values."""
+    return lambda case: all(case.get(name) in value for name, value in values.items())
+
+
+def named(*names):
+    return lambda case: case.name in names
+
+
+def both(*conditions):
+    return lambda case: all(condition(case) for condition in conditions)
+
+
+is_flow = has(use_flow_sigmas=[True])
+
+
+def spaced_by(*names):
+    """Return whether σ is spaced in itself."""
+    return lambda case: any(case.get(f"use_{name}_sigmas") for name in names)
+
+
+def set_for(kind, case):
+    """Return a scheduler with its timesteps set, or None where they cannot be set."""
+    arguments = case.of("set_timesteps")
+    with contextlib.suppress(Exception):
+        scheduler = kind(**case.of("__init__"))
+        scheduler.set_timesteps(**{k: np.array(v) if k == "sigmas" else v for k, v in arguments.items()})
+        return scheduler
+    return None
+
+
+def timesteps_of(kind, case):
+    scheduler = set_for(kind, case)
+    return [] if scheduler is None else scheduler.timesteps.tolist()
+
+
+def is_off_by_one(case):
+    ours, theirs = timesteps_of(case.ours, case), timesteps_of(case.peer, case)
+    return {abs(x - y) for x, y in zip(ours, theirs, strict=False)} | {0} == {0, 1}
+
+
+def begins_with_equal_t(case):
+    is_looked_up = hasattr(case.peer, "step_index") and not case.options.get("begin")
+    timesteps = timesteps_of(case.peer, case) if is_looked_up else []
+    return timesteps[:1] == timesteps[1:2] != []
+
+
+def repeats(case):
+    """Whether DPM-Solver's, UniPC's or DEIS' whole t, from which they take σ, are the same twice."""
+    is_spaced_in_t = case.name in SOLVERS and not is_flow(case) and not spaced_by(*SPACINGS)(case)
+    timesteps = timesteps_of(case.peer, case) if is_spaced_in_t else []
+    return len(set(timesteps)) < len(timesteps)
+
+
+def begins_in_noise(case):
+    scheduler = set_for(case.peer, case)
+    return scheduler is not None and bool(scheduler.sigmas[0] >= 1)
+
+
+def goes_too_far(case):
+    total = case.get("num_train_timesteps")
+    return len(np.arange(total, 0, -total / case.steps)) > case.steps
+
+
+DEVIATIONS = (
+    Deviation(
+        "trailing: rounding errors in arange add a step too many, at t = −1",
+        both(has(timestep_spacing=["trailing"]), goes_too_far),
+        example("DDPM", 61, timestep_spacing="trailing"),
+    ),
+    Deviation(
+        "fixed_large_log: the root of a negative logarithm",
+        has(variance_type=["fixed_large_log"]),
+        example("DDPM", variance_type="fixed_large_log"),
+    ),
+    Deviation(
+        "learned: the root of the network's output, which is a logarithm",
+        has(variance_type=["learned"]),
+        example("DDPM", variance_type="learned"),
+    ),
+    Deviation(
+        "DDIM inversion of x̂_0 from clean data: ε̂ = (x − x̂_0)/0",
+        both(named("DDIMInverse"), has(prediction_type=["sample"], set_alpha_to_one=[True])),
+        example("DDIMInverse", prediction_type="sample"),
+    ),
+    Deviation(
+        "PNDM and Euler ancestral refuse prediction_type='sample'",
+        both(named("PNDM", "EulerAncestralDiscrete"), has(prediction_type=["sample"])),
+        example("PNDM", prediction_type="sample"),
+    ),
+    Deviation(
+        "two equal t at the start: the run begins with the second, and ends beyond the last",
+        begins_with_equal_t,
+        example("UniPCMultistep", 10, use_karras_sigmas=True, **COSINE),
+    ),
+    Deviation(
+        "T steps visit a t twice: nothing lies between, and they divide by it; here that step is left out",
+        repeats,
+        example("UniPCMultistep", 40, num_train_timesteps=40),
+    ),
+    Deviation(
+        "σ spaced in itself, its whole t cut off: cut off after rounding errors",
+        both(
+            named(*SOLVERS),
+            lambda case: (
+                spaced_by("exponential", "beta")(case)
+                or (case.get("beta_schedule") == COSINE["beta_schedule"] and spaced_by("karras")(case))
+                or (case.get("beta_schedule") == COSINE["beta_schedule"] and case.get("use_lu_lambdas"))
+            ),
+            is_off_by_one,
+        ),
+        example("DEISMultistep", 3, use_exponential_sigmas=True, beta_end=0.03),
+    ),
+    Deviation(
+        "leading with an offset that leads to t = T: the network is asked there; here an error",
+        both(
+            named("LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete"),
+            has(timestep_spacing=["leading"], steps_offset=[1]),
+            lambda case: case.steps == case.get("num_train_timesteps"),
+        ),
+        example(
+            "EulerAncestralDiscrete", 40, num_train_timesteps=40, timestep_spacing="leading", steps_offset=1
+        ),
+    ),
+    Deviation(
+        "UniPC bh1: ∞ · 0 on the way to clean data",
+        both(named("UniPCMultistep"), has(solver_type=["bh1"], final_sigmas_type=["zero"])),
+        example("UniPCMultistep", solver_type="bh1"),
+    ),
+    Deviation(
+        "UniPC that keeps its order on the way to clean data, or where σ stays: ∞ · 0",
+        both(
+            named("UniPCMultistep"),
+            has(solver_order=[2, 3], lower_order_final=[False]),
+            lambda case: (
+                case.get("final_sigmas_type") == "zero" or is_flow(case) or spaced_by(*SPACINGS)(case)
+            ),
+        ),
+        example("UniPCMultistep", lower_order_final=False),
+    ),
+    Deviation(
+        "sde-dpmsolver++ of order 3: a sign in the third coefficient",
+        both(
+            has(algorithm_type=["sde-dpmsolver++"], solver_order=[3]),
+            lambda case: case.name == "DPMSolverMultistep" or case.get("solver_type") == "heun",
+        ),
+        example("DPMSolverMultistep", algorithm_type="sde-dpmsolver++", solver_order=3),
+    ),
+    Deviation(
+        "sde-dpmsolver has no step of order 3",
+        has(algorithm_type=["sde-dpmsolver"], solver_order=[3]),
+        example("DPMSolverMultistep", **{**NOISY_END, "algorithm_type": "sde-dpmsolver"}, solver_order=3),
+    ),
+    Deviation(
+        "single-step dpmsolver with thresholding takes ᾱ of all t, and fails",
+        both(named("DPMSolverSinglestep"), has(algorithm_type=["dpmsolver"], thresholding=[True])),
+        example("DPMSolverSinglestep", **NOISY_END, thresholding=True),
+    ),
+    Deviation(
+        "flow matching solved in ε̂ is an error here",
+        both(
+            is_flow,
+            lambda case: (
+                case.get("predict_x0") is False
+                or case.get("algorithm_type") in ("dpmsolver", "sde-dpmsolver")
+            ),
+        ),
+        example("DPMSolverMultistep", **NOISY_END, use_flow_sigmas=True),
+    ),
+    Deviation(
+        "timesteps of one's own are ignored in flow matching; here an error",
+        both(is_flow, lambda case: "timesteps" in case.options),
+        Case("DPMSolverSinglestep", {**FLOW, "timesteps": [900, 500, 100]}),
+    ),
+    Deviation(
+        "UniPC spaces σ of flow matching from 1, where ᾱ = 0: NaN",
+        both(named("UniPCMultistep"), is_flow, spaced_by(*SPACINGS), begins_in_noise),
+        example("UniPCMultistep", **FLOW, use_beta_sigmas=True),
+    ),
+    Deviation(
+        "DPM-Solver and DEIS take another spacing's √(1−ᾱ)/√ᾱ for σ of flow matching; here an error",
+        both(
+            named("DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep"),
+            is_flow,
+            lambda case: spaced_by(*SPACINGS)(case) or bool(case.get("use_lu_lambdas")),
+        ),
+        example(
+            "DPMSolverMultistep",
+            **FLOW,
+            use_karras_sigmas=True,
+            num_train_timesteps=100,
+            beta_end=0.012,
+        ),
+    ),
+    Deviation(
+        "DPM-Solver refuses a linear shift of flow matching, and UniPC takes it",
+        both(named(*SOLVERS[:2]), is_flow, has(time_shift_type=["linear"])),
+        example("DPMSolverMultistep", **FLOW, use_dynamic_shifting=True, mu=1.2, time_shift_type="linear"),
+    ),
+)
+
+
+def deviations_of(case):
+    return [deviation.what for deviation in DEVIATIONS if deviation.where(case)]
