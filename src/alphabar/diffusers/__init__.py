@@ -14,6 +14,8 @@
     solvers.py              DPM-Solver, UniPC, DEIS
     sigma_space.py          Euler, Heun, LMS, which hold x/√ᾱ
     edm.py                  Euler and DPM-Solver++ for networks of EDM
+    flow_levels.py          σ of flow matching: tables, grids, noising
+    flow_matching.py        Euler's and Heun's method in it
 
 Where results differ from diffusers, docs/diffusers.md says how and why.
 """
@@ -27,6 +29,7 @@ except ImportError:
 
 from alphabar.diffusers.ddpm_ddim import DDIMInverseScheduler, DDIMScheduler, DDPMScheduler
 from alphabar.diffusers.edm import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
+from alphabar.diffusers.flow_matching import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
 from alphabar.diffusers.installing import install
 from alphabar.diffusers.pndm import PNDMScheduler
 from alphabar.diffusers.sigma_space import (
@@ -53,6 +56,8 @@ __all__ = [
     "EDMEulerScheduler",
     "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
     "HeunDiscreteScheduler",
     "LMSDiscreteScheduler",
     "PNDMScheduler",

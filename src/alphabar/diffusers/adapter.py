@@ -32,7 +32,7 @@ from alphabar.kernels import lincomb
 from alphabar.process import PARAMETERISATIONS, Parameterisation
 from alphabar.schedule import NoiseSchedule
 
-__all__ = ["SCHEDULERS", "Adapter", "draw_noise"]
+__all__ = ["SCHEDULERS", "Adapter", "draw_noise", "noisier"]
 
 SCHEDULERS: dict[str, type[Adapter]] = {}
 """All of them, by their names in diffusers."""
@@ -43,6 +43,13 @@ PREDICTION_TYPES = {
     "flow_prediction": PARAMETERISATIONS["flow"],
 }
 """How a network is read, by diffusers' ``prediction_type``."""
+
+FAMILIES = {
+    "a schedule of β": ("beta_start", "beta_end", "beta_schedule", "trained_betas"),
+    "flow matching": ("shift", "invert_sigmas"),
+    "EDM": ("sigma_data",),
+}
+"""The options by which the family of a configuration is known."""
 
 LEARNED_VARIANCES = ("learned", "learned_range")
 WIDE = (torch.float32, torch.float64)
@@ -127,17 +134,19 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """Refuse the configuration of another family, of which diffusers keeps nothing but T.
 
         Raises:
-            ConfigError: a configuration of flow matching or EDM, where a schedule is built from β.
+            ConfigError: none of this family's options, and some of another's.
         """
         given = {**(config if isinstance(config, dict) else {}), **kwargs}
-        if "beta_schedule" not in inspect.signature(cls.peer).parameters or given.get("use_flow_sigmas"):
+        known = inspect.signature(cls.peer).parameters
+        options = {family: [name for name in names if name in given] for family, names in FAMILIES.items()}
+        own = next((family for family, names in FAMILIES.items() if set(names) & known.keys()), None)
+        lost = [name for names in options.values() for name in names]
+        if own is None or options[own] or not lost or given.get("use_flow_sigmas"):
             return
-        foreign = [name for name in ("shift", "sigma_data") if name in given and "beta_start" not in given]
-        if foreign:
-            raise ConfigError(
-                f"{cls.__name__} builds its schedule from β, and this configuration, with {foreign[0]!r}, is "
-                "of flow matching or EDM: take a scheduler of that family, or use_flow_sigmas=True"
-            )
+        raise ConfigError(
+            f"{cls.__name__} is of {own}, and this configuration is not: it would lose {', '.join(lost)}. "
+            "Take a scheduler of its family, or one that has use_flow_sigmas=True"
+        )
 
     def _find_run(self) -> Run:
         """Return the run of the timesteps that are set."""
@@ -267,6 +276,13 @@ def draw_noise(sample: Tensor, output: Tensor, generator: Any, dtype: torch.dtyp
         return torch.randn(sample.shape, dtype=dtype, device=output.device)
     drawn: Tensor = randn_tensor(sample.shape, generator=generator, device=output.device, dtype=dtype)
     return drawn
+
+
+def noisier(sample: Tensor, output: Tensor, generator: Any, scale: float) -> Tensor:
+    """Return the sample plus so much noise, drawn as diffusers does in the output's precision."""
+    noise = draw_noise(output, output, generator, output.dtype)
+    wide = torch.promote_types(sample.dtype, torch.float32)
+    return lincomb((1.0, scale), (sample.to(wide), noise.to(wide)))
 
 
 def _unpickled(name: str, state: dict[str, Any]) -> Adapter:

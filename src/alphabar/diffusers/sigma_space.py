@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from alphabar.checks import check_count
-from alphabar.diffusers.adapter import draw_noise
+from alphabar.diffusers.adapter import noisier
 from alphabar.diffusers.drop_in import drop_in
 from alphabar.diffusers.grids import Grid, evaluated_twice, sigma_grid
 from alphabar.diffusers.index_scheduler import IndexScheduler, plain_step, step_with_noise
 from alphabar.diffusers.spacings import Numbers
 from alphabar.diffusers.steps import HISTORY, Step, sigma_scale
-from alphabar.kernels import lincomb
 from alphabar.process import forward
 from alphabar.samplers import LMS, Euler, EulerAncestral, Heun, Row
 from alphabar.schedule import Level
@@ -81,10 +80,7 @@ def churned(
     is_churned = s_tmin <= sigma <= s_tmax
     factor = 1 + min(s_churn / (len(self._run.grid.levels) - 1), MAX_CHURN) if is_churned else 1.0
     if factor > 1:
-        noise = draw_noise(model_output, model_output, generator, model_output.dtype)
-        added = s_noise * sigma * math.sqrt(factor**2 - 1)
-        wide = torch.promote_types(sample.dtype, torch.float32)
-        sample = lincomb((1.0, added), (sample.to(wide), noise.to(wide)))
+        sample = noisier(sample, model_output, generator, s_noise * sigma * math.sqrt(factor**2 - 1))
     return sample, factor
 
 

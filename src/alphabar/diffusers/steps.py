@@ -131,12 +131,28 @@ class Step:
 
     @classmethod
     def from_eps(
-        cls, t: Level, s: Level, of_eps: float, of_noise: float, parameterisation: Parameterisation
+        cls,
+        t: Level,
+        s: Level,
+        of_eps: float,
+        of_noise: float,
+        parameterisation: Parameterisation,
+        *,
+        scale: Scale = unit_scale,
     ) -> Step:
         """Return √ᾱ_s · x̂_0 + of_eps · ε̂ + of_noise · z, with ε̂ of the output also where x̂_0 is clipped."""
+        before, after = scale(t), scale(s)
         of_x, of_output = (float(of_eps * c) for c in parameterisation.eps(t.signal, t.sigma))
-        prev_sample = (of_x, of_output, of_noise, 0.0, s.signal)
-        return cls(x_0_coefficients(parameterisation, t), prev_sample, draws=of_noise > 0)
+        prev_sample = (of_x * after / before, of_output * after, of_noise * after, 0.0, s.signal * after)
+        p, q = x_0_coefficients(parameterisation, t)
+        return cls((p / before, q), prev_sample, draws=of_noise > 0)
+
+    def without_x_0(self) -> Step:
+        """Return the step with x̂_0 written out in sample and output, where nothing else asks for it."""
+        of_x, of_output, of_noise, of_start, of_x_0, *_ = self.prev_sample
+        p, q = self.x_0  # type: ignore[misc]
+        prev_sample = (of_x + of_x_0 * p, of_output + of_x_0 * q, of_noise, of_start)
+        return replace(self, x_0=None, prev_sample=prev_sample, kept=None)
 
     @cached_property
     def terms(self) -> tuple[Coefficients, tuple[int, ...]]:
@@ -190,5 +206,5 @@ def stack(steps: Sequence[Step], sample: Tensor) -> Step:
         low, high = (spread(bound, sample) for bound in bounds.T)
         learned = replace(learned, log_variance=(low, high))  # type: ignore[arg-type]
     draws = any(step.draws for step in steps)
-    x_0, prev_sample = table([step.x_0 for step in steps]), table([step.prev_sample for step in steps])
-    return Step(x_0, prev_sample, None, draws, learned)
+    x_0 = None if steps[0].x_0 is None else table([step.x_0 for step in steps])
+    return Step(x_0, table([step.prev_sample for step in steps]), None, draws, learned)
