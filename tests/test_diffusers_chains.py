@@ -146,6 +146,36 @@ def test_flow_matching_may_be_handed_to_a_solver_that_knows_it():
     assert ours.DPMSolverMultistepScheduler.from_config(config, **wants).config.flow_shift == 3.0
 
 
+@pytest.mark.parametrize("name", ["DDPMScheduler", "DDIMScheduler"])
+def test_a_run_that_begins_later_does_not_need_an_answer_at_pure_noise(name):
+    """As image to image does: of zero terminal SNR with ε it avoids the one t that has none."""
+    config = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    results = []
+    for library in (ours, diffusers):
+        scheduler = getattr(library, name)(**config)
+        scheduler.set_timesteps(10)
+        generator, x = torch.Generator().manual_seed(0), torch.ones(SHAPE)
+        for t in scheduler.timesteps[3:]:
+            x = scheduler.step(torch.tanh(x), t, x, generator=generator).prev_sample
+        results.append(x)
+    check_close(*results)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS, ids=str)
+@pytest.mark.parametrize("schedule", ["linear", "squaredcos_cap_v2"])
+@pytest.mark.parametrize("name", [EULER, "HeunDiscreteScheduler", "UniPCMultistepScheduler", SINGLE])
+def test_an_image_is_noised_at_the_level_where_the_run_goes_on(name, schedule, spacing):
+    generator = torch.Generator().manual_seed(0)
+    x_0, noise = (torch.randn(SHAPE, generator=generator, dtype=torch.float64) for _ in range(2))
+    results = []
+    for library in (ours, diffusers):
+        scheduler = getattr(library, name)(beta_schedule=schedule, **spacing)
+        scheduler.set_timesteps(6)
+        scheduler.set_begin_index(4)
+        results.append(scheduler.add_noise(x_0, noise, scheduler.timesteps[4:5]))
+    check_close(*results)
+
+
 # --- shared runs ---
 
 

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import ConfigMixin
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
@@ -252,8 +253,14 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
 def _float32_beta(options: dict[str, Any], schedule: NoiseSchedule) -> Tensor:
     """Return β with diffusers' rounding to float32."""
+    if options.get("rescale_betas_zero_snr"):
+        options = {**options, "rescale_betas_zero_snr": False}
+        rescaled: Tensor = rescale_zero_terminal_snr(
+            _float32_beta(options, NoiseSchedule.from_config({**options, "_class_name": "DDPMScheduler"}))
+        )
+        return rescaled
     power = {"linear": 1, "scaled_linear": 2}.get(options["beta_schedule"])
-    if power is None or options["trained_betas"] is not None or options.get("rescale_betas_zero_snr"):
+    if power is None or options["trained_betas"] is not None:
         return schedule.beta.float()
     start, end = (options[name] ** (1 / power) for name in ("beta_start", "beta_end"))
     return torch.linspace(start, end, options["num_train_timesteps"]) ** power

@@ -25,7 +25,7 @@ from alphabar.diffusers.grids import Grid, levels_of
 from alphabar.diffusers.index_scheduler import IndexScheduler, exact_tables, step_with_noise
 from alphabar.diffusers.sigma_space import churned, euler_step
 from alphabar.diffusers.solvers import is_stochastic, multistep_rows
-from alphabar.diffusers.spacings import Numbers, exponential, karras
+from alphabar.diffusers.spacings import Numbers, karras
 from alphabar.diffusers.steps import X_0, Step, sigma_scale
 from alphabar.errors import ConfigError, look_up
 from alphabar.kernels import lincomb
@@ -38,7 +38,7 @@ Pair = Callable[[Number, Number], tuple[Number, Number]]
 
 SPACINGS: dict[str, Callable[[Numbers, float, float, float], Numbers]] = {
     "karras": karras,
-    "exponential": lambda ramp, first, last, rho: exponential(ramp, first, last),
+    "exponential": lambda ramp, first, last, rho: np.exp(math.log(first) + ramp * math.log(last / first)),
 }
 """σ by diffusers' ``sigma_schedule``: from the first at 0 of the ramp to the last at 1."""
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from alphabar.checks import check_count
 from alphabar.diffusers.spacings import (
@@ -46,6 +47,8 @@ class Grid:
     """Where each step starts, and where the last lands; ``t`` is the index in this tuple."""
     evaluations: tuple[Level, ...] = ()
     """(n + 1,) where the network is evaluated, and where the last step lands; () if these are the levels."""
+    of_schedule: bool = False
+    """Whether the levels are those of the schedule at the timesteps."""
 
 
 def levels_of(sigmas: Sequence[float]) -> tuple[Level, ...]:
@@ -57,7 +60,7 @@ def evaluated_twice(grid: Grid) -> Grid:
     """Return the grid of two evaluations a step, the second where it lands, and one in the last."""
     twice = [level for level in grid.levels[1:-1] for _ in range(2)]
     evaluations = (grid.levels[0], *twice, grid.levels[-1])
-    return Grid(grid.timesteps.repeat(2)[1:], grid.levels, evaluations)
+    return Grid(grid.timesteps.repeat(2)[1:], grid.levels, evaluations, grid.of_schedule)
 
 
 def sigma_grid(
@@ -88,9 +91,8 @@ def sigma_grid(
         return Grid(t_of(np.asarray(sigmas[:-1], float), schedule_sigmas), levels_of([*map(float, sigmas)]))
     total = len(schedule_sigmas)
     t = spaced_timesteps(config, steps, total, total) if timesteps is None else np.array(timesteps, float)
-    spaced = look_up(INTERPOLATIONS, config.get("interpolation_type", "linear"), "interpolation_type")(
-        t, schedule_sigmas
-    )
+    interpolation = config.get("interpolation_type", "linear")
+    spaced = look_up(INTERPOLATIONS, interpolation, "interpolation_type")(t, schedule_sigmas)
     if spacing:
         spaced = SIGMA_SPACINGS[spacing](*_ends(config, spaced[[0, -1]]), steps)
         t = t_of(spaced, schedule_sigmas)
@@ -100,13 +102,14 @@ def sigma_grid(
         config.get("final_sigmas_type", "zero"),
         "final_sigmas_type",
     )
-    return Grid(t, levels_of([*spaced.tolist(), float(end)]))
+    of_schedule = not spacing and interpolation == "linear"
+    return Grid(t, levels_of([*spaced.tolist(), float(end)]), of_schedule=of_schedule)
 
 
 def _log_linear(t: Numbers, schedule_sigmas: Numbers) -> Numbers:
     """Return one σ more than there are t: in diffusers the last step lands there, not on clean data."""
     ends = math.log(schedule_sigmas[-1]), math.log(schedule_sigmas[0])
-    return np.asarray(np.exp(np.linspace(*ends, len(t) + 1)))
+    return np.asarray(torch.linspace(*ends, len(t) + 1).exp().double())  # diffusers' float32
 
 
 INTERPOLATIONS: dict[str, Callable[[Numbers, Numbers], Numbers]] = {
@@ -197,7 +200,7 @@ def _schedule_grid(
     check_timesteps(t, len(schedule_sigmas))
     smallest = spaced[-1] if spacing and kind.repeats_last else schedule_sigmas[0]
     end = look_up({"zero": 0.0, "sigma_min": smallest}, config["final_sigmas_type"], "final_sigmas_type")
-    return Grid(t, levels_of([*spaced.tolist(), float(end)]))
+    return Grid(t, levels_of([*spaced.tolist(), float(end)]), of_schedule=not spacing)
 
 
 def _solver_timesteps(

@@ -132,7 +132,8 @@ class IndexScheduler(Adapter):
 
     def _all_levels(self, schedule_sigmas: Numbers) -> Grid:
         """Return the grid before ``set_timesteps``: every t."""
-        return Grid(np.arange(len(schedule_sigmas))[::-1], levels_of([*schedule_sigmas[::-1].tolist(), 0.0]))
+        levels = levels_of([*schedule_sigmas[::-1].tolist(), 0.0])
+        return Grid(np.arange(len(schedule_sigmas))[::-1], levels, of_schedule=True)
 
     def _count(self, given: dict[str, Any]) -> int:
         """Return how many steps a run has: with two evaluations a step fewer than timesteps."""
@@ -290,7 +291,8 @@ class IndexScheduler(Adapter):
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return the clean samples with the noise of these t, worked out in float64 and rounded once."""
         check_alike(original_samples=original_samples, noise=noise)
-        noising = self._find_run(exact=True).evaluations  # diffusers' rounding of ᾱ is not wanted here
+        # diffusers' rounding of ᾱ is not wanted here, but a run spaced in σ goes on from its own levels.
+        noising = self._find_run(exact=self._run.grid.of_schedule).evaluations
         levels = [noising[i] for i in self._noising_indices(timesteps)]
         pairs = [(level.signal * self.scale(level), level.sigma * self.scale(level)) for level in levels]
         table = torch.tensor(pairs, dtype=torch.float64, device=original_samples.device)

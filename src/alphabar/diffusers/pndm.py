@@ -149,7 +149,7 @@ class PNDMScheduler(TimestepScheduler):
         previous, x_0, _ = self._compute_step(step, outputs[0], sample, outputs[1:])
         return self._output(previous, x_0, return_dict)
 
-    def _made_together(self, t: int) -> tuple[int, ...]:
+    def _made_together(self, t: int) -> Sequence[int]:
         return (t,)  # where it lands and its weights belong to one call
 
     def _make_step(self, t: int, s: int, weights: tuple[float, ...]) -> Step:

@@ -26,7 +26,6 @@ __all__ = [
     "check_timesteps",
     "chosen_spacing",
     "dynamically_shifted",
-    "exponential",
     "karras",
     "shift_of",
     "shifted",
@@ -104,7 +103,7 @@ def t_of(sigmas: Numbers, schedule_sigmas: Numbers) -> Numbers:
     return np.asarray((1 - weight) * low + weight * (low + 1))
 
 
-# --- σ between two ends ---
+# --- σ between two ends, to diffusers' last digit: it may decide at which t the network is asked ---
 
 
 def karras(ramp: Numbers, first: float, last: float, rho: float = 7.0) -> Numbers:
@@ -113,9 +112,8 @@ def karras(ramp: Numbers, first: float, last: float, rho: float = 7.0) -> Number
     return np.asarray((start + ramp * (end - start)) ** rho)
 
 
-def exponential(ramp: Numbers, first: float, last: float) -> Numbers:
-    """Return σ with log σ linear in the ramp, from the first at 0 to the last at 1."""
-    return np.asarray(np.exp(math.log(first) + ramp * math.log(last / first)))
+def _exponential(first: float, last: float, steps: int) -> Numbers:
+    return np.asarray(np.exp(np.linspace(math.log(first), math.log(last), steps)))
 
 
 def _beta(first: float, last: float, steps: int) -> Numbers:
@@ -128,9 +126,9 @@ def _beta(first: float, last: float, steps: int) -> Numbers:
 
 SIGMA_SPACINGS: dict[str, Callable[..., Numbers]] = {
     "use_karras_sigmas": lambda first, last, steps: karras(np.linspace(0, 1, steps), first, last),
-    "use_exponential_sigmas": lambda first, last, steps: exponential(np.linspace(0, 1, steps), first, last),
+    "use_exponential_sigmas": _exponential,
     "use_beta_sigmas": _beta,
-    "use_lu_lambdas": lambda first, last, steps: exponential(np.linspace(0, 1, steps), first, last),
+    "use_lu_lambdas": _exponential,
 }
 """σ from the first to the last, so many, by the option that asks for it."""
 

@@ -120,15 +120,19 @@ class TimestepScheduler(Adapter):
         t, known = int(timestep), self._run.steps
         step = known.get((t, options))
         if step is None:
-            together = self._made_together(t)
+            together = [k for k in self._made_together(t) if (k, options) not in known]
             made = zip(together, self._make_steps(together, *options), strict=True)
             self._run.keep({(at, options): step for at, step in made})
             step = known[t, options]
         return step
 
-    def _made_together(self, t: int) -> tuple[int, ...]:
-        """Return the t whose steps are made when that at t is asked for: those of the run."""
-        return self._chosen if self._chosen and t in self._run.index_of else (t,)
+    def _made_together(self, t: int) -> Sequence[int]:
+        """Return the t whose steps are made when that at t is asked for: from there to the end of the run.
+
+        Not those before: a run that begins later may avoid a t that has no answer, at ᾱ = 0.
+        """
+        index = self._run.index_of.get(t)
+        return (t,) if self._chosen is None or index is None else self._chosen[index:]
 
     def _make_steps(self, chosen: Sequence[int], *options: Any) -> Iterable[Step]:
         """Return the steps from each of these t: one, or all of the run."""
