@@ -16,6 +16,7 @@
     edm.py                  Euler and DPM-Solver++ for networks of EDM
     flow_levels.py          σ of flow matching: tables, grids, noising
     flow_matching.py        Euler's and Heun's method in it
+    consistency.py          LCM, TCD: few steps of a distilled network
 
 Where results differ from diffusers, docs/diffusers.md says how and why.
 """
@@ -27,6 +28,7 @@ try:
 except ImportError:
     raise MissingExtraError("alphabar.diffusers", "diffusers") from None
 
+from alphabar.diffusers.consistency import LCMScheduler, TCDScheduler
 from alphabar.diffusers.ddpm_ddim import DDIMInverseScheduler, DDIMScheduler, DDPMScheduler
 from alphabar.diffusers.edm import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
 from alphabar.diffusers.flow_matching import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
@@ -59,8 +61,10 @@ __all__ = [
     "FlowMatchEulerDiscreteScheduler",
     "FlowMatchHeunDiscreteScheduler",
     "HeunDiscreteScheduler",
+    "LCMScheduler",
     "LMSDiscreteScheduler",
     "PNDMScheduler",
+    "TCDScheduler",
     "UniPCMultistepScheduler",
     "install",
 ]

@@ -69,7 +69,8 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """The scheduler of the same name in diffusers."""
     output: ClassVar[Any]
     """What its ``step`` returns."""
-    returns_x_0: ClassVar[bool]
+    second_output: ClassVar[str | None]
+    """The name of what it returns beside prev_sample."""
     keeps_sample_dtype: ClassVar[bool] = True
     """Whether prev_sample has at least the precision of the sample, or that of the network's output."""
 
@@ -204,7 +205,7 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if output.shape != sample.shape:
             output, variance = self._split_variance(output, sample)
         if noise is None and step.draws:
-            noise = draw_noise(sample, output, generator, self._noise_dtype(output))
+            noise = draw_noise(sample, output, generator, self._noise_dtype(output, sample))
         dtype = sample.dtype
         is_plain = dtype in WIDE and output.dtype == dtype and (noise is None or noise.dtype == dtype)
         if not is_plain:  # work in float32 or wider, so that what later steps use is not rounded to half
@@ -224,7 +225,7 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             kept = x_0 if step.kept == X_0 else lincomb(step.kept, (sample, x_0))
         return previous if is_plain else previous.to(dtype), x_0, kept
 
-    def _noise_dtype(self, output: Tensor) -> torch.dtype:
+    def _noise_dtype(self, output: Tensor, sample: Tensor) -> torch.dtype:
         """Return the precision in which diffusers draws noise."""
         return output.dtype
 
@@ -238,16 +239,16 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             "or choose variance_type='learned_range' for a network with twice the channels"
         )
 
-    def _output(self, previous: Tensor, x_0: Tensor, return_dict: bool) -> Any:
+    def _output(self, previous: Tensor, second: Tensor, return_dict: bool) -> Any:
         if not return_dict:
-            return (previous, x_0) if self.returns_x_0 else (previous,)
+            return (previous,) if self.second_output is None else (previous, second)
         result = self.output.__new__(self.output)
         # Filled without the checks of its constructor, which would take a fifth of the step.
         result.__dict__["prev_sample"] = previous
         set_item(result, "prev_sample", previous)
-        if self.returns_x_0:
-            result.__dict__["pred_original_sample"] = x_0
-            set_item(result, "pred_original_sample", x_0)
+        if self.second_output is not None:
+            result.__dict__[self.second_output] = second
+            set_item(result, self.second_output, second)
         return result
 
 

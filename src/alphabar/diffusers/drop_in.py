@@ -41,7 +41,7 @@ def drop_in(module: str) -> Callable[[Kind], Kind]:
         for name in ("order", "_compatibles", "ignore_for_config", "_deprecated_kwargs"):
             setattr(kind, name, getattr(peer, name))
         kind.output = getattr(source, kind.__name__.replace("Inverse", "") + "Output", SchedulerOutput)
-        kind.returns_x_0 = len(fields(kind.output)) == 2
+        kind.second_output = next((field.name for field in fields(kind.output)[1:]), None)
         kind.__init__ = _constructor(peer)  # type: ignore[method-assign]
         kind.set_timesteps = _with_signature_of(peer.set_timesteps, kind._set_timesteps)
         kind.__module__ = peer.__module__

@@ -230,7 +230,7 @@ class FlowMatchEulerDiscreteScheduler(IndexScheduler):
         dtype = torch.promote_types(sample.dtype, torch.float32)
         if not self._options["stochastic_sampling"]:
             return lincomb((1.0, here - there), (sample, output), dtype=dtype)
-        noise = draw_noise(sample, sample, generator, self._noise_dtype(output))
+        noise = draw_noise(sample, sample, generator, self._noise_dtype(output, sample))
         of_output = (1 - there) * here * (1 if self.strict else -1)  # in diffusers as if it were z − x_0
         return lincomb((1 - there, of_output, there), (sample, output, noise), dtype=dtype)
 
@@ -244,7 +244,7 @@ class FlowMatchEulerDiscreteScheduler(IndexScheduler):
         step = Step.from_eps(t, s, of_eps, of_noise, self._parameterisation, scale=self.scale)
         return replace(step.without_x_0(), draws=is_random)
 
-    def _noise_dtype(self, output: Tensor) -> torch.dtype:
+    def _noise_dtype(self, output: Tensor, sample: Tensor) -> torch.dtype:
         return torch.float32
 
 

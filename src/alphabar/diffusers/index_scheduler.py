@@ -49,6 +49,10 @@ class IndexScheduler(Adapter):
     """Whether a step of no length at the end still changes the sample."""
     last_counts: ClassVar[bool] = True
     """Whether such a step counts where the order is lowered towards the end."""
+    returns_kept: ClassVar[bool] = False
+    """Whether what a step keeps is returned beside prev_sample, or x̂_0."""
+    min_alpha_bar: ClassVar[float] = MIN_ALPHA_BAR
+    """What diffusers takes for ᾱ_T where it is 0."""
     uses_history: ClassVar[bool] = True
     """Whether a step uses those before it; where none does, each sample of a batch may have its own t."""
     refuses_indices: ClassVar[bool] = False
@@ -67,9 +71,9 @@ class IndexScheduler(Adapter):
 
     def _make_tables(self) -> None:
         super()._make_tables()
-        self.alphas_cumprod[self.alphas_cumprod == 0] = MIN_ALPHA_BAR
+        self.alphas_cumprod[self.alphas_cumprod == 0] = self.min_alpha_bar
         signal = self.schedule.signal_scale
-        exact = self.schedule.noise_scale / signal.where(signal > 0, math.sqrt(MIN_ALPHA_BAR))
+        exact = self.schedule.noise_scale / signal.where(signal > 0, math.sqrt(self.min_alpha_bar))
         rounded = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
         self._sigmas = torch.where(rounded.eq(0) | self.strict, exact, rounded.double()).numpy()
         self._exact_sigmas = exact.numpy()
@@ -223,8 +227,8 @@ class IndexScheduler(Adapter):
             )
         if not self.uses_history and isinstance(timestep, Tensor) and timestep.numel() > 1:
             step = stack([self._step_at(self.index_for_timestep(t), options) for t in timestep], sample)
-            previous, x_0, _ = self._compute_step(step, model_output, sample, generator=generator)
-            return self._output(previous, x_0, return_dict)
+            found = self._compute_step(step, model_output, sample, generator=generator)
+            return self._found(*found, return_dict)
         if self._step_index is None:
             self._start_run(timestep)
         step = self._step_at(self._step_index, options)  # type: ignore[arg-type]
@@ -233,9 +237,14 @@ class IndexScheduler(Adapter):
         previous, x_0, kept = self._compute_step(
             step, model_output, sample, self._history, start=self._start, generator=generator, noise=noise
         )
-        if kept is not None:
+        if kept is not None and self.uses_history:
             self._history.appendleft(kept)
         self._step_index += 1  # type: ignore[operator]
+        return self._found(previous, x_0, kept, return_dict)
+
+    def _found(self, previous: Tensor, x_0: Tensor, kept: Tensor | None, return_dict: bool) -> Any:
+        if self.returns_kept and kept is not None:  # kept in float32 of a half-precision sample
+            return self._output(previous, kept.to(previous.dtype), return_dict)
         return self._output(previous, x_0, return_dict)
 
     def _start_run(self, timestep: float | Tensor) -> None:
@@ -252,8 +261,9 @@ class IndexScheduler(Adapter):
         first = self._first_index if self.uses_history else 0
         key = index, first, options
         step = self._run.steps.get(key)
-        if step is None:
-            made = enumerate(self._make_steps(first, *options), first)
+        if step is None and index < len(self._run.grid.timesteps):
+            start = first if self.uses_history else index  # a step not taken may have no answer
+            made = enumerate(self._make_steps(start, *options), start)
             self._run.keep({(index, first, options): step for index, step in made})
             step = self._run.steps.get(key)
         if step is None:

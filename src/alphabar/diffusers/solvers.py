@@ -123,7 +123,7 @@ class DPMSolverMultistepScheduler(IndexScheduler):
             model_output, timestep, sample, return_dict, generator=generator, noise=variance_noise
         )
 
-    def _noise_dtype(self, output: Tensor) -> torch.dtype:
+    def _noise_dtype(self, output: Tensor, sample: Tensor) -> torch.dtype:
         return torch.float32
 
 

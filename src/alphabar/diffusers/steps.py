@@ -73,8 +73,8 @@ class Step:
     prev_sample: Coefficients
     """Of the sample, the output, fresh noise, the sample at ``starts``, x̂_0, and what earlier steps kept,
     newest first."""
-    kept: tuple[float, float] | None = X_0
-    """What later steps use: of the sample and x̂_0; None for nothing."""
+    kept: Coefficients | None = X_0
+    """What later steps use, or what is returned: of the sample and x̂_0; None for nothing."""
     draws: bool = False
     """Whether diffusers draws noise for it, used or not: a generator must advance as it does there."""
     learned: Row | None = None
@@ -207,4 +207,6 @@ def stack(steps: Sequence[Step], sample: Tensor) -> Step:
         learned = replace(learned, log_variance=(low, high))  # type: ignore[arg-type]
     draws = any(step.draws for step in steps)
     x_0 = None if steps[0].x_0 is None else table([step.x_0 for step in steps])
-    return Step(x_0, table([step.prev_sample for step in steps]), None, draws, learned)
+    keeps = [step.kept for step in steps]
+    kept = None if None in keeps or set(keeps) == {X_0} else table(keeps)
+    return Step(x_0, table([step.prev_sample for step in steps]), kept, draws, learned)

@@ -19,7 +19,18 @@ from alphabar.errors import ConfigError, TimestepError
 from alphabar.process import forward
 from alphabar.schedule import CLEAN, Level, NoiseSchedule
 
-__all__ = ["TimestepScheduler"]
+__all__ = ["TimestepScheduler", "add_noise", "get_velocity"]
+
+
+def add_noise(self: Adapter, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """Return √ᾱ_t · x_0 + √(1−ᾱ_t) · noise, worked out in float64 and rounded once."""
+    timesteps = timesteps.to(original_samples.device)
+    return forward.add_noise(self.schedule, original_samples, noise, timesteps)
+
+
+def get_velocity(self: Adapter, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """Return v = √ᾱ_t · noise − √(1−ᾱ_t) · x_0."""
+    return forward.velocity(self.schedule, sample, noise, timesteps.to(sample.device))
 
 
 class TimestepScheduler(Adapter):
@@ -29,6 +40,8 @@ class TimestepScheduler(Adapter):
     """
 
     init_noise_sigma = 1.0
+    add_noise = add_noise
+    get_velocity = get_velocity
 
     def _initialise(self) -> None:
         super()._initialise()
@@ -141,12 +154,3 @@ class TimestepScheduler(Adapter):
     def _make_step(self, t: int, *options: Any) -> Step:
         """Return the step from t, whose x̂_0 no later step uses."""
         raise NotImplementedError
-
-    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Return √ᾱ_t · x_0 + √(1−ᾱ_t) · noise, worked out in float64 and rounded once."""
-        timesteps = timesteps.to(original_samples.device)
-        return forward.add_noise(self.schedule, original_samples, noise, timesteps)
-
-    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Return v = √ᾱ_t · noise − √(1−ᾱ_t) · x_0."""
-        return forward.velocity(self.schedule, sample, noise, timesteps.to(sample.device))
