@@ -176,6 +176,38 @@ def test_an_image_is_noised_at_the_level_where_the_run_goes_on(name, schedule, s
     check_close(*results)
 
 
+def test_noise_that_rises_is_named():
+    """Of zero terminal SNR diffusers takes ᾱ = 2⁻²⁴ for 0, above that of the t before, and returns NaN."""
+    scheduler = ours.EulerAncestralDiscreteScheduler(
+        rescale_betas_zero_snr=True, timestep_spacing="trailing", beta_schedule="squaredcos_cap_v2"
+    )
+    falling = ours.EulerAncestralDiscreteScheduler(rescale_betas_zero_snr=True)
+    x = torch.ones(SHAPE)
+    for given, steps in ((scheduler, 10), (falling, 4)):
+        given.set_timesteps(steps)
+        assert given.step(x, given.timesteps[0], x).prev_sample.isfinite().all()
+    falling.set_timesteps(500)
+    with pytest.raises(ConfigError, match="σ rises from 4096"):
+        falling.step(x, falling.timesteps[0], x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pndm_mixes_eps_of_networks_that_predict_x_0_without_rounding_it(dtype):
+    chains = []
+    for precision in (dtype, torch.float64):
+        scheduler = ours.PNDMScheduler(
+            prediction_type="sample", skip_prk_steps=True, beta_schedule="squaredcos_cap_v2"
+        )
+        scheduler.set_timesteps(8)
+        x = torch.linspace(-1, 1, 8, dtype=precision).view(1, 8)
+        for t in scheduler.timesteps:
+            x = scheduler.step(torch.tanh(x.double()).to(precision), t, x).prev_sample
+        assert x.dtype == precision
+        chains.append(x.double())
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(*chains, rtol=0, atol=8 * eps)  # a rounding of x̂_0 in each of nine evaluations
+
+
 # --- shared runs ---
 
 

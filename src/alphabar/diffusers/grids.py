@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,16 @@ from alphabar.diffusers.spacings import (
 from alphabar.errors import ConfigError, look_up
 from alphabar.schedule import Level
 
-__all__ = ["MIN_ALPHA_BAR", "Grid", "SolverGrid", "evaluated_twice", "levels_of", "sigma_grid", "solver_grid"]
+__all__ = [
+    "MIN_ALPHA_BAR",
+    "Grid",
+    "SolverGrid",
+    "check_falling",
+    "evaluated_twice",
+    "levels_of",
+    "sigma_grid",
+    "solver_grid",
+]
 
 MIN_ALPHA_BAR = 2.0**-24  # what diffusers' solvers take for ᾱ_T where it is 0
 MAX_FLOW_SIGMA = 1 - 1e-6  # what diffusers takes for σ = 1, where nothing is left of the image
@@ -54,6 +64,20 @@ class Grid:
 def levels_of(sigmas: Sequence[float]) -> tuple[Level, ...]:
     """Return the levels with these √(1−ᾱ)/√ᾱ."""
     return tuple(Level(i, -math.log1p(sigma**2)) for i, sigma in enumerate(sigmas))
+
+
+def check_falling(levels: Sequence[Level]) -> None:
+    """Require levels each no noisier than the one before, as steps that add noise need.
+
+    Raises:
+        ConfigError: noise that rises.
+    """
+    for t, s in pairwise(levels):
+        if s.sigma_ve > t.sigma_ve * (1 + 1e-9):
+            raise ConfigError(
+                f"σ rises from {t.sigma_ve:g} to {s.sigma_ve:g}: diffusers takes ᾱ = 2⁻²⁴ for zero terminal "
+                "SNR, and ᾱ of the t before is smaller. Take fewer steps, or a scheduler that adds no noise"
+            )
 
 
 def evaluated_twice(grid: Grid) -> Grid:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from alphabar.checks import check_alike
 from alphabar.diffusers.adapter import Adapter
-from alphabar.diffusers.grids import MIN_ALPHA_BAR, Grid, levels_of
+from alphabar.diffusers.grids import MIN_ALPHA_BAR, Grid, check_falling, levels_of
 from alphabar.diffusers.runs import Run, frozen, indices, kept_run
 from alphabar.diffusers.spacings import Numbers
 from alphabar.diffusers.steps import FLOW_V, NO_STEP, Scale, Step, flow_scale, sigma_scale, stack, unit_scale
@@ -273,6 +273,8 @@ class IndexScheduler(Adapter):
     def _make_steps(self, first: int, *options: Any) -> list[Step]:
         """Return the steps of a run from this index; between equal levels they have no length."""
         levels = self._run.grid.levels[first:]
+        if self.always_draws:
+            check_falling(levels)
         moves = [not math.isclose(t.sigma_ve, s.sigma_ve, rel_tol=1e-9) for t, s in pairwise(levels)]
         moves[-1] = moves[-1] or self.has_corrector
         distinct = [levels[0], *compress(levels[1:], moves)]

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from alphabar.diffusers.drop_in import drop_in
@@ -133,7 +134,10 @@ class PNDMScheduler(TimestepScheduler):
         if not self._mixes_eps:
             return output.clone()  # a network may write its next output into the same tensor
         level = self._level(int(timestep))
-        return lincomb(self._parameterisation.eps(level.signal, level.sigma), (sample, output))
+        # In float64: rounding of ε̂ would be multiplied by 1/√ᾱ.
+        return lincomb(
+            self._parameterisation.eps(level.signal, level.sigma), (sample, output), dtype=torch.float64
+        )
 
     def _take_step(
         self,
@@ -147,7 +151,7 @@ class PNDMScheduler(TimestepScheduler):
         self.counter += 1
         step = self._step_at(t, sample, s, weights)
         previous, x_0, _ = self._compute_step(step, outputs[0], sample, outputs[1:])
-        return self._output(previous, x_0, return_dict)
+        return self._output(previous.to(sample.dtype) if self._mixes_eps else previous, x_0, return_dict)
 
     def _made_together(self, t: int) -> Sequence[int]:
         return (t,)  # where it lands and its weights belong to one call

@@ -116,6 +116,11 @@ def _exponential(first: float, last: float, steps: int) -> Numbers:
     return np.asarray(np.exp(np.linspace(math.log(first), math.log(last), steps)))
 
 
+def _lu(first: float, last: float, steps: int) -> Numbers:
+    start, end = (float(np.log(np.float32(sigma))) for sigma in (first, last))
+    return np.asarray(np.exp(start + np.linspace(0, 1, steps) * (end - start)))
+
+
 def _beta(first: float, last: float, steps: int) -> Numbers:
     try:
         from scipy import stats
@@ -128,7 +133,7 @@ SIGMA_SPACINGS: dict[str, Callable[..., Numbers]] = {
     "use_karras_sigmas": lambda first, last, steps: karras(np.linspace(0, 1, steps), first, last),
     "use_exponential_sigmas": _exponential,
     "use_beta_sigmas": _beta,
-    "use_lu_lambdas": _exponential,
+    "use_lu_lambdas": _lu,
 }
 """σ from the first to the last, so many, by the option that asks for it."""
 
