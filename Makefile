@@ -3,19 +3,29 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help test demo lint format bench bench-check clean
+.PHONY: help test demo lint format docs bench bench-check clean
 
 help:
 	@echo "make demo    noise a photograph, train on digits, sample new ones: open demo/index.html"
-	@echo "make test    linter, type checker, tests, examples in the documentation"
+	@echo "make test    linter, type checker, tests, examples in the documentation, the site"
+	@echo "make docs    this documentation as a site, in English and Chinese: docs/_build/html/index.html"
 	@echo "make lint    linter and type checker alone"
 	@echo "make format  lay the code out as the linter wants it"
 	@echo "make bench   measure this library beside its peers and the machine's floor: docs/benchmarks/"
 	@echo "make bench-check  measure again; fail where a recorded ratio was lost"
 	@echo "make clean   remove what the others made"
 
-test: lint
+test: lint docs
 	$(BIN)/pytest
+
+# Sphinx once a language; then every link of the site is followed.
+SPHINX = $(BIN)/python -m sphinx -W --keep-going --quiet -c docs
+docs: .venv/installed
+	rm -rf docs/_build
+	$(SPHINX) -D language=en -d docs/_build/doctrees/en docs/en docs/_build/html/en
+	$(SPHINX) -D language=zh_CN -d docs/_build/doctrees/zh docs/zh docs/_build/html/zh
+	cp docs/index.html docs/_build/html/index.html
+	$(BIN)/python docs/_site/check.py docs/_build/html
 
 demo: .venv/installed
 	$(BIN)/alphabar demo --out demo
@@ -48,4 +58,4 @@ bench-check: .venv/peers
 	touch $@
 
 clean:
-	rm -rf .venv demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv demo docs/_build docs/*/_pictures .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -4,7 +4,8 @@
 
 The rows are those of DPM-Solver++ in multistep form, of order 3 or 4 (``steps.py``). Fitted are the t and the
 weights w, for each number of evaluations, on Gaussian data and mixtures. The second equation is kept, so that
-a row is exact while x̂_0 does not change. The numbers come from ``research/fit.py``; see ``docs/fitted.md``.
+a row is exact while x̂_0 does not change. The numbers come from ``research/fit.py``:
+see ``docs/en/fitted.md``.
 """
 
 from __future__ import annotations

@@ -1,0 +1,69 @@
+"""The two languages have the same pages, links lead somewhere, each of the whys has its place."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+LANGUAGES = ("en", "zh")
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
+FENCED = re.compile(r"(?ms)^```.*?^```$|`[^`\n]*`")
+BLOCKS = re.compile(r"(?ms)^```python\n.*?^```$")
+
+
+def pages(language):
+    return {path.relative_to(DOCS / language).as_posix(): path for path in (DOCS / language).rglob("*.md")}
+
+
+def loaded(name):
+    spec = importlib.util.spec_from_file_location(name, DOCS / "_site" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_both_languages_have_the_same_pages():
+    assert pages("en").keys() == pages("zh").keys()
+
+
+@pytest.mark.parametrize("page", sorted(pages("en")))
+def test_both_languages_run_about_as_many_blocks(page):
+    en, zh = (len(BLOCKS.findall(pages(language)[page].read_text())) for language in LANGUAGES)
+    assert (en > 0) == (zh > 0)
+
+
+@pytest.mark.parametrize(
+    "path", [*pages("en").values(), *pages("zh").values()], ids=lambda path: str(path.relative_to(DOCS))
+)
+def test_links_of_the_sources_lead_to_files(path):
+    links = [a or b for a, b in LINK.findall(FENCED.sub("", path.read_text()))]
+    local = [link.partition("#")[0] for link in links if not re.match(r"https?:|#", link)]
+    missing = [link for link in local if "_pictures/" not in link and not (path.parent / link).exists()]
+    assert not missing
+
+
+def site(root, **texts):
+    for name, text in texts.items():
+        (root / f"{name}.html").write_text(text)
+    return list(loaded("check").faults(root))
+
+
+def test_a_sound_site_has_no_faults(tmp_path):
+    assert not site(
+        tmp_path, a='<a href="b.html#x"><img src="a.html">', b='<p id="x"><a href="https://x.org">'
+    )
+
+
+def test_a_dead_link_is_found(tmp_path):
+    assert site(tmp_path, a='<a href="b.html">') == ["a.html links to b.html, which is not there"]
+
+
+def test_a_dead_anchor_is_found(tmp_path):
+    assert site(tmp_path, a='<a href="#x">') == ["a.html links to #x, which has no such place"]
+
+
+def test_what_is_loaded_from_another_host_is_found(tmp_path):
+    assert site(tmp_path, a='<script src="//cdn.org/a.js">') == ["a.html loads //cdn.org/a.js"]
