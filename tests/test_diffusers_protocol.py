@@ -79,7 +79,7 @@ SOLVERS = [
 ]
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", [name for name in SOLVERS if "IPNDM" not in name])  # which adds no noise
 def test_beginning_within_the_run_as_image_to_image_does(name):
     ends = []
     for kind in (SCHEDULERS[name], peer(name)):
@@ -191,6 +191,7 @@ SAMPLE = {
     },  # PNDM keeps outputs as they are; EDM has no such type
     "FlowMatchEulerDiscreteScheduler": {},
     "FlowMatchHeunDiscreteScheduler": {},
+    "IPNDMScheduler": {},
 }
 
 

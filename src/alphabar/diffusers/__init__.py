@@ -17,6 +17,7 @@
     flow_levels.py          σ of flow matching: tables, grids, noising
     flow_matching.py        Euler's and Heun's method in it
     consistency.py          LCM, TCD: few steps of a distilled network
+    ipndm.py                IPNDM, which has a schedule of its own
 
 Where results differ from diffusers, docs/diffusers.md says how and why.
 """
@@ -33,6 +34,7 @@ from alphabar.diffusers.ddpm_ddim import DDIMInverseScheduler, DDIMScheduler, DD
 from alphabar.diffusers.edm import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
 from alphabar.diffusers.flow_matching import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
 from alphabar.diffusers.installing import install
+from alphabar.diffusers.ipndm import IPNDMScheduler
 from alphabar.diffusers.pndm import PNDMScheduler
 from alphabar.diffusers.sigma_space import (
     EulerAncestralDiscreteScheduler,
@@ -61,6 +63,7 @@ __all__ = [
     "FlowMatchEulerDiscreteScheduler",
     "FlowMatchHeunDiscreteScheduler",
     "HeunDiscreteScheduler",
+    "IPNDMScheduler",
     "LCMScheduler",
     "LMSDiscreteScheduler",
     "PNDMScheduler",

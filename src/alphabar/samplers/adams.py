@@ -169,6 +169,11 @@ ADAMS_BASHFORTH: Sequence[list[float]] = ([], [-1 / 2], [-16 / 12, 5 / 12], [-59
 """The weights of the earlier ε̂, by how many there are."""
 
 
+def adams_bashforth(t: Level, s: Level, earlier: int) -> Row:
+    """Return the step that uses the ε̂ of the rows before it, 0 … 3 of them, as if all steps were even."""
+    return _row(t, s, [_length(t, s) * weight for weight in ADAMS_BASHFORTH[earlier]])
+
+
 def _adams_bashforth(steps: Sequence[tuple[Level, Level]], made: list[int], row: int) -> Iterator[Row]:
     """The steps after the first ones, whose ε̂ came in the rows ``made``."""
     for t, s in steps:
