@@ -181,6 +181,22 @@ def test_each_sample_noised_at_its_own_t():
     assert torch.equal(mine.scale_noise(X, t, Z)[1:], alone)
 
 
+@both
+def test_a_whole_t_is_found_where_rounding_has_moved_it(name):
+    mine, theirs = pair(name)
+    whole = theirs.timesteps.round()
+    moved = int((theirs.timesteps != whole).nonzero()[0])
+    assert mine.index_for_timestep(whole[moved]) == moved
+    assert mine.index_for_timestep(whole[moved], theirs.timesteps) == moved
+    assert [mine.index_for_timestep(t) for t in theirs.timesteps[[0, 500, 999]]] == [0, 500, 999]
+    with pytest.raises(IndexError):  # still
+        theirs.index_for_timestep(whole[moved])
+    sigma = torch.tensor([0.254, 0.5])[:, None, None]
+    seen = mine.scale_noise(X, torch.tensor([254, 500]), Z)
+    torch.testing.assert_close(seen, (1 - sigma) * X + sigma * Z, rtol=0, atol=1e-6)
+    check_error(lambda: mine.index_for_timestep(500.5), TimestepError, "500.5")
+
+
 # --- state ---
 
 

@@ -172,13 +172,21 @@ def test_tokens_with_fresh_noise_are_read_with_the_other_sign_in_strict():
     torch.testing.assert_close(seen, (1 - below) * X + below * drawn, rtol=0, atol=1e-7)
 
 
-def test_one_step_with_a_terminal_shift():
-    mine, theirs = pair(EULER, shift_terminal=0.1)
+TERMINAL = [
+    (EULER, {}),
+    ("UniPCMultistepScheduler", {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}),
+]
+
+
+@pytest.mark.parametrize(("name", "config"), TERMINAL)
+def test_one_step_with_a_terminal_shift(name, config):
+    mine, theirs = pair(name, shift_terminal=0.1, **config)
     with np.errstate(invalid="ignore"):
         theirs.set_timesteps(1)
     assert theirs.sigmas.isnan().any()
     mine.set_timesteps(1)
-    assert mine.sigmas.tolist() == [1.0, 0.0]
+    assert mine.sigmas.tolist() == pytest.approx([1.0, 0.0], abs=2e-6)
+    assert mine.step(Z - X, mine.timesteps[0], Z).prev_sample.isfinite().all()
 
 
 def test_heun_noises_by_the_timestep_that_is_given():

@@ -26,7 +26,7 @@ from alphabar.diffusers.index_scheduler import IndexScheduler, exact_tables, ste
 from alphabar.diffusers.sigma_space import churned, euler_step
 from alphabar.diffusers.solvers import is_stochastic, multistep_rows
 from alphabar.diffusers.spacings import Numbers, karras
-from alphabar.diffusers.steps import X_0, Step, sigma_scale
+from alphabar.diffusers.steps import X_0, Step, negated, sigma_scale
 from alphabar.errors import ConfigError, look_up
 from alphabar.kernels import lincomb
 from alphabar.process import Parameterisation, edm
@@ -34,7 +34,6 @@ from alphabar.process import Parameterisation, edm
 __all__ = ["EDMDPMSolverMultistepScheduler", "EDMEulerScheduler"]
 
 Number = float | Tensor
-Pair = Callable[[Number, Number], tuple[Number, Number]]
 
 SPACINGS: dict[str, Callable[[Numbers, float, float, float], Numbers]] = {
     "karras": karras,
@@ -46,20 +45,6 @@ NAMES: dict[str, tuple[str, ...]] = {
     "sigma_schedule": tuple(SPACINGS),
     "final_sigmas_type": ("zero", "sigma_min"),
 }
-
-
-def negated(kind: Parameterisation) -> Parameterisation:
-    """Return the kind of a network that answers with the other sign."""
-
-    def negative(pair: Pair) -> Pair:
-        return lambda a, s: (pair(a, s)[0], -pair(a, s)[1])
-
-    def target(a: Number, s: Number) -> tuple[Number, Number]:
-        of_x_0, of_noise = kind.target(a, s)
-        return -of_x_0, -of_noise
-
-    name = f"negative {kind.name}"
-    return replace(kind, name=name, target=target, x_0=negative(kind.x_0), eps=negative(kind.eps))
 
 
 PREDICTION_TYPES: dict[str, Callable[[float], Parameterisation]] = {

@@ -20,12 +20,14 @@ from alphabar.errors import ConfigError
 from alphabar.schedule import Level
 
 __all__ = [
+    "SAME_SIGMA",
     "all_levels",
     "check_churn",
     "checked_shift",
     "flow_grid",
     "flow_sigma",
     "flow_sigmas",
+    "index_for_timestep",
     "is_inverted",
     "make_tables",
     "precision",
@@ -33,6 +35,9 @@ __all__ = [
     "shifted_flow",
     "timesteps_of",
 ]
+
+
+SAME_SIGMA = 1e-6  # how near two σ are that rounding may have parted
 
 
 def precision(self: IndexScheduler) -> Any:
@@ -93,6 +98,20 @@ def flow_sigmas(self: IndexScheduler) -> Tensor:
     sigma = torch.tensor([flow_sigma(level) for level in self._run.evaluations], dtype=torch.float64)
     used = sigma if self._given is not None else sigma[:-1]
     return (1 - used if is_inverted(self) else used).float()
+
+
+def index_for_timestep(
+    self: IndexScheduler, timestep: float | Tensor, schedule_timesteps: Tensor | None = None
+) -> int:
+    """Return the index of a t in ``timesteps``, also of 254 where rounding σ · T has made it 254.00002."""
+    t = float(timestep)
+    if schedule_timesteps is None and t in self._run.index_of:
+        return self._run.index_of[t]
+    listed = self._run.timesteps if schedule_timesteps is None else schedule_timesteps
+    apart = (listed.cpu().double() - t).abs()
+    found = float(listed[int(apart.argmin())])
+    nearest = found if abs(found - t) <= SAME_SIGMA * len(self) else t
+    return IndexScheduler.index_for_timestep(self, nearest, schedule_timesteps)
 
 
 def flow_sigma(level: Level) -> float:

@@ -22,12 +22,14 @@ from alphabar.checks import check_count
 from alphabar.diffusers.adapter import draw_noise, noisier
 from alphabar.diffusers.drop_in import drop_in
 from alphabar.diffusers.flow_levels import (
+    SAME_SIGMA,
     all_levels,
     check_churn,
     checked_shift,
     flow_grid,
     flow_sigma,
     flow_sigmas,
+    index_for_timestep,
     is_inverted,
     make_tables,
     precision,
@@ -45,25 +47,17 @@ from alphabar.diffusers.spacings import (
     shift_of,
     stretched,
 )
-from alphabar.diffusers.steps import X_0, Step, flow_scale
+from alphabar.diffusers.steps import X_0, Step, flow_scale, negated
 from alphabar.errors import ConfigError, ShapeError
 from alphabar.kernels import lincomb
-from alphabar.process import PARAMETERISATIONS, Parameterisation
+from alphabar.process import PARAMETERISATIONS
 from alphabar.schedule import Level
 
 __all__ = ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"]
 
 FLOW = PARAMETERISATIONS["flow"]
-TO_DATA = Parameterisation(
-    "flow towards data",
-    target=lambda a, s: (1.0, -1.0),
-    x_0=lambda a, s: (1 / (a + s), s / (a + s)),
-    eps=lambda a, s: (1 / (a + s), -a / (a + s)),
-)
+TO_DATA = negated(FLOW)
 """Of networks whose time runs from noise to data, as Mochi's: ``invert_sigmas``."""
-
-ALL_NOISE = 1e-9  # by how much σ must lie below 1 to be stretched: a run of one step stays where it begins
-SAME_SIGMA = 1e-6  # by how much a token's σ must lie above the one that it steps to
 
 
 def respaced(sigma: Numbers, spacing: str | None) -> Numbers:
@@ -91,6 +85,7 @@ class FlowMatchEulerDiscreteScheduler(IndexScheduler):
     uses_history = False
     _make_tables = make_tables
     _all_levels = all_levels
+    index_for_timestep = index_for_timestep
     scale_noise = scale_noise
     sigmas = property(flow_sigmas)
 
@@ -167,9 +162,7 @@ class FlowMatchEulerDiscreteScheduler(IndexScheduler):
         if given is not None:
             even = np.array(given, float) / (len(self) if sigmas is None else 1)
         shift = self._shift_by(mu) if self._options["use_dynamic_shifting"] else state["shift"]
-        sigma = shifted_flow(even, shift)
-        if sigma[-1] < 1 - ALL_NOISE:
-            sigma = stretched(sigma, self._options["shift_terminal"])
+        sigma = stretched(shifted_flow(even, shift), self._options["shift_terminal"])
         sigma = respaced(sigma, spacing).astype(precision(self))
         sigma = 1 - sigma if is_inverted(self) else sigma
         if own is None or (is_inverted(self) and not self.strict):
@@ -261,6 +254,7 @@ class FlowMatchHeunDiscreteScheduler(IndexScheduler):
     needs_timesteps = True
     _make_tables = make_tables
     _all_levels = all_levels
+    index_for_timestep = index_for_timestep
     scale_noise = scale_noise
     sigmas = property(flow_sigmas)
 

@@ -152,6 +152,8 @@ def chosen_spacing(config: Mapping[str, Any], timesteps: object = None) -> str |
 
 # --- σ of flow matching ---
 
+ALL_NOISE = 1e-9  # by how much rounding may keep σ from 1
+
 SHIFTS: dict[str, Callable[[float], float]] = {"exponential": math.exp, "linear": float}
 
 
@@ -175,5 +177,9 @@ def dynamically_shifted(sigma: Numbers, shift: float) -> Numbers:
 
 
 def stretched(sigma: Numbers, terminal: float | None) -> Numbers:
-    """Return σ with 1 − σ stretched so that the last is ``terminal``, if that is not None or 0."""
-    return 1 - (1 - sigma) / ((1 - sigma[-1]) / (1 - terminal)) if terminal else sigma
+    """Return σ with 1 − σ stretched so that the last is ``terminal``, if that is not None or 0.
+
+    Where the last is 1, as in a run of one step, there is nothing to stretch.
+    """
+    left = 1 - sigma[-1]
+    return 1 - (1 - sigma) / (left / (1 - terminal)) if terminal and abs(left) > ALL_NOISE else sigma

@@ -30,11 +30,24 @@ from alphabar.process import PARAMETERISATIONS, Parameterisation, spread
 from alphabar.samplers import Row
 from alphabar.schedule import Level
 
-__all__ = ["FLOW_V", "NO_STEP", "X_0", "Scale", "Step", "flow_scale", "sigma_scale", "stack", "unit_scale"]
+__all__ = [
+    "FLOW_V",
+    "NO_STEP",
+    "X_0",
+    "Scale",
+    "Step",
+    "flow_scale",
+    "negated",
+    "sigma_scale",
+    "stack",
+    "unit_scale",
+]
 
 Coefficients = tuple[float | Tensor, ...] | Tensor
 """Numbers; or (B, n) float64 where each sample takes its own step."""
 Scale = Callable[[Level], float]
+Number = float | Tensor
+Pair = Callable[[Number, Number], tuple[Number, Number]]
 
 FLOW_V = Parameterisation(
     "v_prediction at flow matching's levels",
@@ -47,6 +60,20 @@ FLOW_V = Parameterisation(
 X_0 = (0.0, 1.0)
 NOISE, HISTORY = 2, 5
 """Indices in ``Step.prev_sample``: of z, and of the first tensor that an earlier step kept."""
+
+
+def negated(kind: Parameterisation) -> Parameterisation:
+    """Return the kind of a network that answers with the other sign."""
+
+    def negative(pair: Pair) -> Pair:
+        return lambda a, s: (pair(a, s)[0], -pair(a, s)[1])
+
+    def target(a: Number, s: Number) -> tuple[Number, Number]:
+        of_x_0, of_noise = kind.target(a, s)
+        return -of_x_0, -of_noise
+
+    name = f"negative {kind.name}"
+    return replace(kind, name=name, target=target, x_0=negative(kind.x_0), eps=negative(kind.eps))
 
 
 def unit_scale(level: Level) -> float:
