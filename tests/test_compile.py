@@ -15,6 +15,7 @@ from alphabar.process import addressed
 from alphabar.samplers import loop
 from alphabar.samplers.adams import DEIS, LMS, PNDM
 from alphabar.samplers.dpm import DPMSolver
+from alphabar.samplers.dpm2 import DPM2
 from alphabar.samplers.editing import resampled
 from alphabar.samplers.euler import Euler, EulerAncestral, Heun
 from alphabar.samplers.unipc import UniPC
@@ -29,6 +30,8 @@ SAMPLERS = {
     "Euler": Euler(3),
     "Euler, ancestral": EulerAncestral(3),
     "Heun": Heun(2),
+    "DPM-Solver-2": DPM2(2),
+    "DPM-Solver-2, ancestral": DPM2(2, eta=1.0),
     "DPM-Solver++": DPMSolver(4, order=3),
     "DPM-Solver++, single-step": DPMSolver(4, multistep=False),
     "DPM-Solver++, SDE": DPMSolver(3, sde=True),

@@ -114,7 +114,8 @@ def test_a_ranking_is_sorted_honest_and_complete():
     for score in scores:
         own = score.solver == "Fitted"
         sampler = Fitted(8) if own else SOLVERS[score.solver](8, score.spacing)
-        assert score.evaluations == len(sampler.plan(LINEAR)) == (7 if score.solver == "Heun" else 8)
+        odd = score.solver in ("Heun", "DPM-Solver-2")
+        assert score.evaluations == len(sampler.plan(LINEAR)) == (7 if odd else 8)
         assert score.error == gaussian_error(sampler, LINEAR)
 
 

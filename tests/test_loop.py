@@ -13,6 +13,7 @@ from alphabar import (
     DDIM,
     DDPM,
     DEIS,
+    DPM2,
     LMS,
     PNDM,
     Clipped,
@@ -264,6 +265,7 @@ REMEMBERING = {
     "LMS": LMS(6),
     "PNDM": PNDM(6),
     "Heun": Heun(4),
+    "DPM-Solver-2": DPM2(4),
     "Fitted": Fitted(6),
     **SAMPLERS,
 }

@@ -14,6 +14,7 @@ import torch
 from alphabar import GaussianMixture, NoiseSchedule, Plan
 from alphabar.samplers.adams import DEIS, LMS, PNDM
 from alphabar.samplers.dpm import DPMSolver
+from alphabar.samplers.dpm2 import DPM2
 from alphabar.samplers.euler import Euler, Heun
 from alphabar.samplers.loop import sample
 from alphabar.samplers.unipc import UniPC
@@ -66,6 +67,7 @@ FULL = {"lower_order_final": False}
 ORDERS = {
     "Euler": (1, lambda ts: Euler(spacing=ts)),
     "Heun": (2, lambda ts: Heun(spacing=ts)),
+    "DPM-Solver-2": (2, lambda ts: DPM2(spacing=ts)),
     "DPM-Solver++ 1": (1, lambda ts: DPMSolver(order=1, spacing=ts)),
     "DPM-Solver++ 2M": (2, lambda ts: DPMSolver(spacing=ts, **FULL)),
     "DPM-Solver++ 2M, exact": (2, lambda ts: DPMSolver(rule="exact", spacing=ts, **FULL)),

@@ -5,6 +5,7 @@ from alphabar.samplers.amplification import AmplificationWarning, amplification,
 from alphabar.samplers.ddim import DDIM
 from alphabar.samplers.ddpm import DDPM, VARIANCES
 from alphabar.samplers.dpm import RULES, DPMSolver
+from alphabar.samplers.dpm2 import DPM2
 from alphabar.samplers.editing import image_to_image, inpaint, interpolate, invert
 from alphabar.samplers.euler import Euler, EulerAncestral, Heun
 from alphabar.samplers.exact import GaussianMixture, gaussian_error, mixture_error, ranking
@@ -20,6 +21,7 @@ __all__ = [
     "DDIM",
     "DDPM",
     "DEIS",
+    "DPM2",
     "LMS",
     "PNDM",
     "REGISTRY",

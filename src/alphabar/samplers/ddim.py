@@ -23,7 +23,7 @@ from itertools import pairwise
 
 from alphabar.errors import ConfigError
 from alphabar.samplers.plan import Row, Stepwise
-from alphabar.samplers.steps import ddim_row
+from alphabar.samplers.steps import check_eta, ddim_row
 from alphabar.schedule import Level, Spacing
 
 __all__ = ["DDIM"]
@@ -55,10 +55,7 @@ class DDIM(Stepwise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (isinstance(self.eta, int | float) and 0 <= self.eta <= 1):
-            raise ConfigError(
-                f"eta is {self.eta!r}: it must lie in [0, 1], where 0 adds no noise and 1 is DDPM"
-            )
+        check_eta(self.eta)
         if self.inverse and self.eta:
             raise ConfigError(f"eta is {self.eta!r}: only the deterministic steps, eta=0, can be inverted")
 

@@ -16,6 +16,7 @@ from alphabar.samplers.adams import DEIS, LMS, PNDM
 from alphabar.samplers.ddim import DDIM
 from alphabar.samplers.ddpm import DDPM
 from alphabar.samplers.dpm import DPMSolver
+from alphabar.samplers.dpm2 import DPM2
 from alphabar.samplers.euler import Euler, EulerAncestral, Heun
 from alphabar.samplers.fitted import Fitted
 from alphabar.samplers.plan import Sampler
@@ -74,6 +75,7 @@ REGISTRY: dict[str, Entry] = {
     "euler": Entry(Euler, {"Euler = DDIM": {}}, remembers=False),
     "euler_ancestral": Entry(EulerAncestral, remembers=False),
     "heun": Entry(Heun, {"Heun": {}}, steps=lambda evaluations: (evaluations + 1) // 2),
+    "dpm2": Entry(DPM2, {"DPM-Solver-2": {}}, steps=lambda evaluations: (evaluations + 1) // 2),
     "dpm": Entry(
         DPMSolver,
         {

@@ -26,6 +26,7 @@ from alphabar.schedule import Level
 __all__ = [
     "Moments",
     "add_change",
+    "check_eta",
     "check_order",
     "compose",
     "ddim_row",
@@ -183,3 +184,13 @@ def check_order(order: int, highest: int) -> None:
     """
     if isinstance(order, bool) or not isinstance(order, int) or not 1 <= order <= highest:
         raise ConfigError(f"order is {order!r}: it must be a whole number in 1 … {highest}")
+
+
+def check_eta(eta: float) -> None:
+    """Require an η of 0 … 1.
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    if not (isinstance(eta, int | float) and 0 <= eta <= 1):
+        raise ConfigError(f"eta is {eta!r}: it must lie in [0, 1], where 0 adds no noise and 1 is DDPM")
