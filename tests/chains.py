@@ -63,10 +63,15 @@ class Case:
 
     def of(self, method):
         """Return the options that a method of the peer takes, and the constructor does not."""
-        known, taken = _defaults(getattr(self.peer, method)), self.defaults
-        return {
-            k: v for k, v in self.options.items() if k in known and (method == "__init__" or k not in taken)
-        }
+        known, taken = _defaults(getattr(self.peer, method)), () if method == "__init__" else self.defaults
+        options = {name: value for name, value in self.options.items() if name in known and name not in taken}
+        if "sigmas" in options:
+            options["sigmas"] = ARRAYS.get(self.name, np.array)(options["sigmas"])
+        return options
+
+
+ARRAYS = {"EDMEuler": torch.tensor}
+"""What the peer takes for ``sigmas``."""
 
 
 @functools.cache
@@ -174,10 +179,7 @@ def moved(dtype, seed):
 def chain(case, scheduler, network, generator=None, precision=EXACT, *, is_set=False):
     """Return the image of a run, and its timesteps."""
     if not is_set:
-        arguments = case.of("set_timesteps")
-        if "sigmas" in arguments:
-            arguments["sigmas"] = np.array(arguments["sigmas"])
-        scheduler.set_timesteps(**arguments)
+        scheduler.set_timesteps(**case.of("set_timesteps"))
     x, first = _start(case, scheduler, generator, precision)
     takes, options = _defaults(scheduler.step), case.of("step")
     options |= {"generator": generator} if "generator" in takes else {}

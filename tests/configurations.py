@@ -5,7 +5,7 @@ options so far. Options are those of the peer's constructor, of its ``set_timest
 ``begin`` is the share of the run that is left out, as from an image.
 """
 
-STEPS = (6, 1, 2, 3, 4, 5, 7, 8, 10, 13, 14, 15, 16, 20, 29, 50)
+STEPS = (6, 1, 2, 3, 4, 5, 7, 8, 10, 13, 14, 15, 16, 20, 29)
 FEW = (5, 1, 2, 3, 4, 6, 8)
 
 
@@ -22,14 +22,16 @@ def real(draw, options):
     return {"timesteps": [round(t, 2) for t in chosen]}
 
 
-def ending(last):
-    """Levels σ of one's own that end as they must."""
+def to_zero(draw, options):
+    """Levels σ of one's own, and the 0 where they end."""
+    inner = sorted((10 ** draw.uniform(-2, 1) for _ in range(draw.randint(1, 8))), reverse=True)
+    return {"sigmas": [*(round(sigma, 4) for sigma in inner), 0.0]}
 
-    def sigmas(draw, options):
-        inner = sorted((10 ** draw.uniform(-2, 1) for _ in range(draw.randint(1, 8))), reverse=True)
-        return {"sigmas": [*(round(sigma, 4) for sigma in inner), *last]}
 
-    return sigmas
+def ramp(draw, options):
+    """Places of one's own between EDM's largest and smallest σ, from 0 to 1."""
+    inner = sorted(draw.uniform(0.01, 0.99) for _ in range(draw.randint(1, 8)))
+    return {"sigmas": [draw.choice([0.0, 0.005]), *(round(place, 3) for place in inner)]}
 
 
 def flow_sigmas(draw, options):
@@ -49,7 +51,7 @@ def flow_timesteps(draw, options):
 def every(draw, options):
     """A visit of every t."""
     if options.get("trained_betas") is None:
-        options["num_train_timesteps"] = 40
+        options["num_train_timesteps"] = 24
     return {"num_inference_steps": options["num_train_timesteps"]}
 
 
@@ -69,7 +71,7 @@ SCHEDULE = {
         {},
         {"beta_start": 0.00085, "beta_end": 0.012},
         {"beta_start": 0.0015, "beta_end": 0.03},
-        {"num_train_timesteps": 40, "trained_betas": [round(0.001 + 0.0002 * i * i, 4) for i in range(40)]},
+        {"num_train_timesteps": 24, "trained_betas": [round(0.001 + 0.0006 * i * i, 4) for i in range(24)]},
     ),
 }
 SPACING = {"timestep_spacing": ("leading", "trailing", "linspace"), "steps_offset": (0, 1)}
@@ -118,6 +120,38 @@ CONSISTENCY = {
     "strength": (1.0, 0.6),
 }
 OPTIONS = {
+    "DDPM": {
+        **SCHEDULE,
+        "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"),
+        **SPACING,
+        **PREDICTION,
+        **CLIPPING,
+        **THRESHOLDING,
+        **ZERO_SNR,
+        **BEGIN,
+        "variance_type": (
+            "fixed_small",
+            "fixed_small_log",
+            "fixed_large",
+            "fixed_large_log",
+            "learned",
+            "learned_range",
+        ),
+        "steps": (*counts(), whole),
+    },
+    "DDIM": {
+        **SCHEDULE,
+        **SPACING,
+        **PREDICTION,
+        **CLIPPING,
+        **THRESHOLDING,
+        **ZERO_SNR,
+        **BEGIN,
+        "set_alpha_to_one": (True, False),
+        "eta": (0.0, 0.4, 1.0),
+        "use_clipped_model_output": (False, True),
+        "steps": counts(),
+    },
     "DDIMInverse": {
         **SCHEDULE,
         "timestep_spacing": ("leading", "trailing"),
@@ -215,6 +249,18 @@ OPTIONS = {
         "steps": counts(),
         "sigmas": (*one_of(*SIGMAS), *FLOW),
     },
+    "EulerDiscrete": {
+        **VE,
+        "prediction_type": ("epsilon", "sample", "v_prediction", "original_sample"),
+        **ZERO_SNR,
+        **CHURN,
+        **BEGIN,
+        "interpolation_type": ("linear", "log_linear"),
+        "timestep_type": ("discrete", "discrete", "continuous"),
+        "final_sigmas_type": ("zero", "sigma_min"),
+        "ends": ({}, {"sigma_min": 0.1, "sigma_max": 20.0}),
+        "steps": (*counts(), real, to_zero),
+    },
     "EulerAncestralDiscrete": {**VE, **ZERO_SNR, **BEGIN, "sigmas": ({},), "steps": counts()},
     "HeunDiscrete": {
         **VE,
@@ -223,5 +269,59 @@ OPTIONS = {
         **CLIPPING,
         "steps": (*counts(), whole),
     },
-    "LMSDiscrete": {**VE, **BEGIN, "order": (4, 1, 2, 3), "steps": counts(FEW)},
+    "LMSDiscrete": {**VE, **BEGIN, "order": (4, 1, 2, 3), "steps": counts(FEW)[:-1]},
+    "KDPM2Discrete": {**VE, **BEGIN, "steps": counts()},
+    "KDPM2AncestralDiscrete": {**VE, **BEGIN, "steps": counts()},
+    "FlowMatchEulerDiscrete": {
+        "num_train_timesteps": (1000, 1000, 100),
+        "shift": (1.0, 3.0, 0.6),
+        "dynamic": (
+            {},
+            {"use_dynamic_shifting": True, "mu": 0.6},
+            {"use_dynamic_shifting": True, "mu": 1.2, "time_shift_type": "linear"},
+        ),
+        "shift_terminal": (None, 0.1),
+        "invert_sigmas": (False, False, False, True),
+        "stochastic_sampling": (False, True),
+        "spacing": one_of(*SIGMAS),
+        "steps": (*counts(), flow_sigmas, flow_timesteps),
+        **BEGIN,
+    },
+    "FlowMatchHeunDiscrete": {
+        "num_train_timesteps": (1000, 1000, 100),
+        "shift": (1.0, 3.0, 0.6),
+        "steps": counts(),
+        **CHURN,
+        **BEGIN,
+    },
+    "EDMEuler": {
+        "sigma_ends": ({}, {"sigma_min": 0.01, "sigma_max": 40.0}),
+        "sigma_data": (0.5, 1.0),
+        "sigma_schedule": ("karras", "exponential"),
+        "prediction_type": ("epsilon", "v_prediction"),
+        "rho": (7.0, 3.0),
+        "final_sigmas_type": ("zero", "sigma_min"),
+        "steps": (*counts(), ramp),
+        **CHURN,
+        **BEGIN,
+    },
+    "EDMDPMSolverMultistep": {
+        "sigma_ends": ({}, {"sigma_min": 0.01, "sigma_max": 40.0}),
+        "sigma_data": (0.5, 1.0),
+        "sigma_schedule": ("karras", "exponential"),
+        "prediction_type": ("epsilon", "v_prediction"),
+        "rho": (7.0, 3.0),
+        "solver_order": (2, 1, 3),
+        **THRESHOLDING,
+        "algorithm_type": ("dpmsolver++", "sde-dpmsolver++"),
+        "final_sigmas_type": ("zero", "sigma_min"),
+        "solver_type": ("midpoint", "heun"),
+        "lower_order_final": (True, False),
+        "euler_at_final": (False, True),
+        "steps": counts(),
+        **BEGIN,
+    },
+    "LCM": CONSISTENCY,
+    "TCD": {**CONSISTENCY, "eta": (0.3, 0.0, 1.0)},
+    "IPNDM": {"num_train_timesteps": (1000, 100), "steps": counts()},
 }

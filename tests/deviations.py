@@ -50,10 +50,9 @@ def spaced_by(*names):
 
 def set_for(kind, case):
     """Return a scheduler with its timesteps set, or None where they cannot be set."""
-    arguments = case.of("set_timesteps")
     with contextlib.suppress(Exception):
         scheduler = kind(**case.of("__init__"))
-        scheduler.set_timesteps(**{k: np.array(v) if k == "sigmas" else v for k, v in arguments.items()})
+        scheduler.set_timesteps(**case.of("set_timesteps"))
         return scheduler
     return None
 
@@ -141,6 +140,25 @@ DEVIATIONS = (
         example("DEISMultistep", 3, use_exponential_sigmas=True, beta_end=0.03),
     ),
     Deviation(
+        "zero terminal SNR with log_linear and σ spaced in itself: the first t hangs on float32's last digit",
+        both(
+            named("EulerDiscrete"),
+            has(rescale_betas_zero_snr=[True], interpolation_type=["log_linear"]),
+            spaced_by(*SPACINGS),
+        ),
+        example(
+            "EulerDiscrete",
+            rescale_betas_zero_snr=True,
+            interpolation_type="log_linear",
+            use_karras_sigmas=True,
+        ),
+    ),
+    Deviation(
+        "PNDM in more steps than T takes all at t = 0; here an error",
+        both(named("PNDM"), lambda case: case.steps > case.get("num_train_timesteps")),
+        example("PNDM", 50, num_train_timesteps=40),
+    ),
+    Deviation(
         "leading with an offset that leads to t = T: the network is asked there; here an error",
         both(
             named("LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete"),
@@ -225,6 +243,54 @@ DEVIATIONS = (
         "DPM-Solver refuses a linear shift of flow matching, and UniPC takes it",
         both(named(*SOLVERS[:2]), is_flow, has(time_shift_type=["linear"])),
         example("DPMSolverMultistep", **FLOW, use_dynamic_shifting=True, mu=1.2, time_shift_type="linear"),
+    ),
+    Deviation(
+        "flow matching inverted and with fresh noise ends in noise",
+        has(invert_sigmas=[True], stochastic_sampling=[True]),
+        example("FlowMatchEulerDiscrete", invert_sigmas=True, stochastic_sampling=True),
+    ),
+    Deviation(
+        "shift_terminal in one step: 0/0",
+        both(
+            named("FlowMatchEulerDiscrete"), lambda case: case.steps == 1 and bool(case.get("shift_terminal"))
+        ),
+        example("FlowMatchEulerDiscrete", 1, shift_terminal=0.1),
+    ),
+    Deviation(
+        "EDM's sde-dpmsolver++ has no step of order 3",
+        both(named("EDMDPMSolverMultistep"), has(algorithm_type=["sde-dpmsolver++"], solver_order=[3])),
+        example("EDMDPMSolverMultistep", algorithm_type="sde-dpmsolver++", solver_order=3),
+    ),
+    Deviation(
+        "EDM's DPM-Solver++ divides by the nothing between the last σ and itself; here that step is left out",
+        both(
+            named("EDMDPMSolverMultistep"),
+            has(final_sigmas_type=["sigma_min"]),
+            lambda case: (
+                case.get("solver_order") == 3
+                or case.get("solver_type") == "heun"
+                or case.get("algorithm_type") == "sde-dpmsolver++"
+            ),
+        ),
+        example(
+            "EDMDPMSolverMultistep",
+            final_sigmas_type="sigma_min",
+            sigma_schedule="exponential",
+            solver_type="heun",
+            lower_order_final=False,
+        ),
+    ),
+    Deviation(
+        "LCM with timesteps of one's own and strength below 1: noise on the finished image",
+        both(
+            named("LCM"), lambda case: "timesteps" in case.options and case.options.get("strength", 1.0) < 1
+        ),
+        Case("LCM", {"timesteps": [800, 500, 200, 100], "strength": 0.6}),
+    ),
+    Deviation(
+        "IPNDM in one step: 0; here x̂_0",
+        both(named("IPNDM"), lambda case: case.steps == 1),
+        example("IPNDM", 1),
     ),
 )
 

@@ -14,7 +14,7 @@ from differential import DTYPES, REFUSED, TOLERANCE, compare, threads_give_the_s
 from alphabar.diffusers.adapter import SCHEDULERS
 
 CONFIGURATIONS = 50
-NAMES = [name.removesuffix("Scheduler") for name in SCHEDULERS if name.removesuffix("Scheduler") in OPTIONS]
+NAMES = [name.removesuffix("Scheduler") for name in SCHEDULERS]
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
