@@ -19,6 +19,7 @@ from tyro.conf import FlagCreatePairsOff
 
 from alphabar.cli._arguments import note, notes, tell_notes
 from alphabar.cli.convert import Convert
+from alphabar.cli.hub import Push
 from alphabar.cli.sampling import Edit, Inpaint, Interpolate, Sample
 from alphabar.cli.showing import Demo, Info, Noise, Samplers, Schedule
 from alphabar.cli.training import Train
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
     "inpaint": Inpaint,
     "interpolate": Interpolate,
     "convert": Convert,
+    "push": Push,
     "demo": Demo,
     "info": Info,
 }

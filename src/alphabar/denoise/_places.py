@@ -10,7 +10,16 @@ from typing import Any
 from alphabar.denoise.files import check_free, check_writable, finish
 from alphabar.errors import CheckpointError, MissingExtraError
 
-__all__ = ["DESCRIPTION", "check_place", "first_line", "is_pipeline", "local", "open_diffusers", "part"]
+__all__ = [
+    "DESCRIPTION",
+    "check_place",
+    "first_line",
+    "is_hub_name",
+    "is_pipeline",
+    "local",
+    "open_diffusers",
+    "part",
+]
 
 DESCRIPTION = "alphabar.json"
 
@@ -59,6 +68,11 @@ def is_pipeline(place: Path) -> bool:
     return (place / "model_index.json").is_file()
 
 
+def is_hub_name(name: str) -> bool:
+    """Return whether a name is the hub's: owner/name."""
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None
+
+
 def local(path_or_name: str | Path) -> Path:
     """Return the folder, fetched where the name is one of the hub's."""
     place = Path(path_or_name)
@@ -70,7 +84,7 @@ def local(path_or_name: str | Path) -> Path:
         raise CheckpointError(
             f"{place} is no checkpoint: it has no model_index.json. Train one: alphabar train"
         )
-    if isinstance(path_or_name, Path) or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path_or_name):
+    if isinstance(path_or_name, Path) or not is_hub_name(path_or_name):
         raise CheckpointError(f"{place} is not there: give the folder of a run. Train one: alphabar train")
     open_diffusers()
     import huggingface_hub

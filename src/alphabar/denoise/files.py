@@ -30,6 +30,7 @@ __all__ = [
     "finish",
     "is_untouched",
     "listed",
+    "may_write",
     "read_json",
     "replaced_files",
     "whole_file",
@@ -141,6 +142,17 @@ def check_free(folder: str | Path, names: list[str], manifest: str) -> None:
             raise CheckpointError(
                 f"{place / name} was not written here before: move it, or choose another place"
             )
+
+
+def may_write(folder: str | Path, name: str, manifest: str) -> bool:
+    """Return whether a file is not there yet, or is the one that the manifest lists, unchanged.
+
+    For a file that people are asked to edit, which is then theirs.
+    """
+    path = Path(folder, name)
+    if not path.exists() and not path.is_symlink():
+        return True
+    return not path.is_symlink() and is_untouched(path, _owned(Path(folder), manifest).get(name, {}))
 
 
 def check_writable(folder: str | Path, size: int = 0) -> None:

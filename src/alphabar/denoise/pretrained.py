@@ -2,6 +2,7 @@
 
     RUN/model_index.json, unet/, scheduler/     what ``DDPMPipeline.from_pretrained`` reads
     RUN/alphabar.json                           what that cannot say, and every file with its SHA-256
+    RUN/README.md                               the model card, for people to complete
 
 The scheduler says how the network is asked and read where diffusers has a word for it: a
 ``FlowMatchEulerDiscreteScheduler`` stands for flow matching, an ``EDMEulerScheduler`` for EDM, and a
@@ -23,6 +24,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from alphabar.denoise._card import CARD, card
 from alphabar.denoise._configs import check_network, check_steps_of
 from alphabar.denoise._places import (
     DESCRIPTION,
@@ -33,7 +35,7 @@ from alphabar.denoise._places import (
     open_diffusers,
     part,
 )
-from alphabar.denoise.files import finish, is_untouched, listed, read_json, replaced_files
+from alphabar.denoise.files import finish, is_untouched, listed, may_write, read_json, replaced_files
 from alphabar.errors import CheckpointError, look_up
 from alphabar.process import PARAMETERISATIONS, Parameterisation, edm, named
 from alphabar.schedule import OWN_KEYS, NoiseSchedule
@@ -109,6 +111,8 @@ def check_labels(classes: Sequence[str], labels: Tensor | None) -> None:
 def write(folder: str | Path, contents: Pretrained, *, also: Callable[[Path], object] | None = None) -> Path:
     """Write a pipeline folder; of one that is there already exactly the files of the last time are replaced.
 
+    A model card that somebody has changed stays as it is.
+
     Args:
         folder: where.
         contents: what, with a diffusers model as its network.
@@ -129,8 +133,10 @@ def write(folder: str | Path, contents: Pretrained, *, also: Callable[[Path], ob
     scheduler = _scheduler(contents)
     with replaced_files(place, DESCRIPTION) as draft:
         open_diffusers().DDPMPipeline(unet=contents.network, scheduler=scheduler).save_pretrained(draft)
-        described = json.dumps(_description(contents, type(scheduler).__name__), indent=2)
-        Path(draft, DESCRIPTION).write_text(described + "\n", encoding="utf-8")
+        described = _description(contents, type(scheduler).__name__)
+        Path(draft, DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        if may_write(place, CARD, DESCRIPTION):
+            Path(draft, CARD).write_text(card(described, contents.network), encoding="utf-8")
         if also is not None:
             also(draft)
     return place

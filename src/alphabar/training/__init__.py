@@ -1,5 +1,6 @@
 """Data, networks, losses, averages, checkpoints, and training as a generator of steps."""
 
+from alphabar.denoise.hub import push_to_hub
 from alphabar.training.checkpoint import Checkpoint, check_place, load, of, save
 from alphabar.training.config import TrainConfig, has_bfloat16
 from alphabar.training.data import (
@@ -34,6 +35,7 @@ __all__ = [
     "load",
     "load_data",
     "of",
+    "push_to_hub",
     "read_image",
     "sample_photograph",
     "save",

@@ -1,0 +1,85 @@
+"""The model card of a pipeline folder: what a network is, how it was trained, and how to sample from it.
+
+The block between the dashes is YAML for model hubs. The licence is the user's to choose, so it stands there
+as a comment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+__all__ = ["CARD", "card"]
+
+CARD = "README.md"
+
+SHOWN = 20  # names of classes
+TEXT = """\
+---
+library_name: alphabar
+pipeline_tag: unconditional-image-generation
+tags: [alphabar, diffusers, ddpm]
+# license: yours to choose
+---
+# A denoising diffusion model of {what}
+
+| | |
+|---|---|
+{facts}
+
+Sample from it, in place of PLACE the name of this folder or of its repository:
+
+```python
+import torch
+from alphabar import Denoiser, DPMSolver, sample
+denoiser = Denoiser.from_pretrained("PLACE"{labels})
+images = sample(denoiser, (16, {shape}), DPMSolver(steps=20), seed=0)  # (16, {shape}) in [-1, 1]
+```
+
+From the command line: `alphabar sample PLACE --num 16 --steps 20 --seed 0`.
+"""
+
+TRAINING = """
+## How it was trained
+
+| setting | value |
+|---|---|
+{settings}
+"""
+
+
+def card(description: Mapping[str, Any], network: nn.Module) -> str:
+    """Return the text of the card, Markdown with a YAML head.
+
+    Args:
+        description: what ``alphabar.json`` says: schedule, prediction, shape, classes, training.
+        network: what was trained.
+    """
+    depth, height, width = description["shape"]
+    classes: Sequence[str] = description["classes"]
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    facts = {
+        "network": f"{type(network).__name__}, {parameters:,} parameters",
+        "noise schedule": f"`{description['schedule']}`",
+        "prediction": f"`{description['prediction']}`",
+        "variance": "learned" if description["learned_variance"] else "fixed",
+        "images": f"{depth}×{height}×{width}, values in [−1, 1]",
+        "classes": ", ".join(classes[:SHOWN]) + (" …" if len(classes) > SHOWN else "") or "none",
+        "written by": f"alphabar {description['alphabar']}",
+    }
+    text = TEXT.format(
+        what=f"{height}×{width} images" + (f" of {len(classes)} classes" if classes else ""),
+        facts=_rows(facts),
+        labels=f", labels=torch.arange(16) % {len(classes)}" if classes else "",
+        shape=f"{depth}, {height}, {width}",
+    )
+    training = {f"`{name}`": f"`{value}`" for name, value in description["training"].items()}
+    return text + (TRAINING.format(settings=_rows(training)) if training else "")
+
+
+def _rows(facts: Mapping[str, object]) -> str:
+    """Return the rows of a table; what would end a cell or a line is written otherwise."""
+    cells = (str(value).replace("|", "\\|").replace("\n", " ") for value in facts.values())
+    return "\n".join(f"| {name} | {value} |" for name, value in zip(facts, cells, strict=True))
