@@ -170,11 +170,6 @@ DEVIATIONS = (
         ),
     ),
     Deviation(
-        "IPNDM in one step: 0, whatever the network answers",
-        both(named("IPNDM"), lambda case: case.steps == 1),
-        example("IPNDM", 1),
-    ),
-    Deviation(
         "UniPC bh1: ∞ · 0 on the way to clean data",
         both(named("UniPCMultistep"), has(solver_type=["bh1"], final_sigmas_type=["zero"])),
         example("UniPCMultistep", solver_type="bh1"),
