@@ -161,7 +161,6 @@ DEVIATIONS = (
     Deviation(
         "leading with an offset that leads to t = T: the network is asked there; here an error",
         both(
-            named("LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete"),
             has(timestep_spacing=["leading"], steps_offset=[1]),
             lambda case: case.steps == case.get("num_train_timesteps"),
         ),
@@ -291,6 +290,14 @@ DEVIATIONS = (
         "IPNDM in one step: 0; here x̂_0",
         both(named("IPNDM"), lambda case: case.steps == 1),
         example("IPNDM", 1),
+    ),
+    Deviation(
+        "LCM and TCD with timesteps of one's own, of which strength leaves none: no step; here an error",
+        both(
+            named("LCM", "TCD"),
+            lambda case: int(case.steps * case.options.get("strength", 1.0)) == 0,
+        ),
+        Case("TCD", {"timesteps": [500], "strength": 0.6}),
     ),
 )
 
