@@ -19,6 +19,7 @@ from tyro.conf import FlagCreatePairsOff
 
 from alphabar.cli._arguments import note, notes, tell_notes
 from alphabar.cli.convert import Convert
+from alphabar.cli.explore import Explore
 from alphabar.cli.hub import Push
 from alphabar.cli.sampling import Edit, Inpaint, Interpolate, Sample
 from alphabar.cli.showing import Demo, Info, Noise, Samplers, Schedule
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
     "convert": Convert,
     "push": Push,
     "demo": Demo,
+    "explore": Explore,
     "info": Info,
 }
 

@@ -1,0 +1,199 @@
+"""The page's server: a fixed list of addresses, all on this machine, nothing read from the disk by name.
+
+    GET   /                   the page
+    GET   /static/NAME        its scripts and style, out of a fixed table
+    GET   /api/options, run   what can be chosen; how far the network is
+    POST  /api/…              a question in JSON, answered in JSON; ``sample`` answers line by line
+    POST  /api/picture        a picture, as it is
+
+Questions must carry a header that another site's page cannot send, and reach the server under its own name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from alphabar.errors import AlphabarError, ConfigError, look_up
+from alphabar.explorer.answers import ANSWERS, Page, check_body, options, run_state, samples, uploaded
+from alphabar.explorer.asking import LANGUAGES, Asked, texts_of
+from alphabar.explorer.pictures import LARGEST_UPLOAD
+
+__all__ = ["application", "serve"]
+
+STATIC = Path(__file__).parent / "static"
+KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
+LOOPBACK = ("127.0.0.1", "localhost")
+LARGEST_QUESTION = 2**18  # bytes
+OURS = "x-alphabar"  # a header: a page of another site may not send it without being asked about first
+HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+
+
+def application(page: Page, host: str = LOOPBACK[0]) -> Starlette:
+    """Return the page as an application.
+
+    Args:
+        page: what it shows.
+        host: where it is served: on the loopback address, it answers under the names of that address alone.
+    """
+
+    def of_page(answer: Callable[[Page, Request], Awaitable[Response]]) -> Callable[[Request], Any]:
+        async def handle(request: Request) -> Response:
+            return await answer(page, request)
+
+        return handle
+
+    routes = [
+        Route("/", of_page(_start)),
+        Route("/static/{name}", of_page(_static)),
+        Route("/api/options", of_page(_options)),
+        Route("/api/run", of_page(_run)),
+        Route("/api/picture", of_page(_picture), methods=["POST"]),
+        Route("/api/sample", of_page(_sample), methods=["POST"]),
+        Route("/api/{question}", of_page(_answer), methods=["POST"]),
+    ]
+    hosts = list(LOOPBACK) if host in LOOPBACK else ["*"]
+    middleware = [Middleware(_Headers), Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]
+    return Starlette(routes=routes, middleware=middleware, exception_handlers={AlphabarError: _refusal})
+
+
+def serve(page: Page, host: str, port: int, ready: Callable[[], object] = lambda: None) -> None:
+    """Serve the page until interrupted.
+
+    Args:
+        page: what it shows.
+        host: the address to listen on.
+        port: the port.
+        ready: called when the server is about to listen.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+    """
+    config = uvicorn.Config(application(page, host), host=host, port=port, log_level="error", lifespan="off")
+    try:
+        socket = config.bind_socket()
+    except (SystemExit, OSError):
+        raise ConfigError(f"{host}:{port} cannot be listened on: choose another --port or --host") from None
+    with socket:
+        ready()
+        uvicorn.Server(config).run(sockets=[socket])
+
+
+class _Headers:
+    """Adds the headers that keep the page to itself."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def with_headers(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message = {**message, "headers": [*message["headers"], *added]}
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
+
+
+async def _refusal(request: Request, wrong: Exception) -> Response:
+    return JSONResponse({"error": str(wrong)}, status_code=400)
+
+
+@lru_cache(maxsize=1)
+def _files() -> dict[str, tuple[bytes, str]]:
+    """Return everything that is served as it lies, by name: no name is ever a path."""
+    return {
+        path.name: (path.read_bytes(), KINDS[path.suffix])
+        for path in STATIC.iterdir()
+        if path.suffix in KINDS
+    }
+
+
+async def _start(page: Page, request: Request) -> Response:
+    content, kind = _files()["page.html"]
+    return Response(content, media_type=kind)
+
+
+async def _static(page: Page, request: Request) -> Response:
+    found = _files().get(request.path_params["name"])
+    if found is None:
+        return JSONResponse({"error": "no such file"}, status_code=404)
+    return Response(found[0], media_type=found[1])
+
+
+async def _options(page: Page, request: Request) -> Response:
+    return JSONResponse(options(page))
+
+
+async def _run(page: Page, request: Request) -> Response:
+    return JSONResponse(run_state(page))
+
+
+async def _picture(page: Page, request: Request) -> Response:
+    language = _language(page, request)
+    too_large = texts_of(language)["upload_bytes"].format(most=LARGEST_UPLOAD // 2**20)
+    content = await _content(request, LARGEST_UPLOAD, too_large)
+    return JSONResponse(await run_in_threadpool(uploaded, page, content, language))
+
+
+async def _answer(page: Page, request: Request) -> Response:
+    answer = look_up(ANSWERS, request.path_params["question"], "question")
+    asked = await _asked(page, request)
+    return JSONResponse(await run_in_threadpool(answer, page, asked))
+
+
+async def _sample(page: Page, request: Request) -> Response:
+    return StreamingResponse(_lines(page, await _asked(page, request)), media_type="application/x-ndjson")
+
+
+def _lines(page: Page, asked: Asked) -> Iterator[str]:
+    return (json.dumps(state) + "\n" for state in samples(page, asked))
+
+
+async def _asked(page: Page, request: Request) -> Asked:
+    content = await _content(request, LARGEST_QUESTION, f"a question has at most {LARGEST_QUESTION} bytes")
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        raise ConfigError("the question is no JSON") from None
+    return Asked(check_body(body), texts_of(_language(page, request)))
+
+
+async def _content(request: Request, most: int, too_large: str) -> bytes:
+    """Return the body, and stop reading beyond ``most`` bytes.
+
+    Raises:
+        ConfigError: a longer body, or a question from another site's page.
+    """
+    if OURS not in request.headers:
+        raise ConfigError(f"the header {OURS} is missing: only the explorer's own page may ask")
+    content = bytearray()
+    async for part in request.stream():
+        content += part
+        if len(content) > most:
+            raise ConfigError(too_large)
+    return bytes(content)
+
+
+def _language(page: Page, request: Request) -> str:
+    language = str(request.query_params.get("lang", page.language))
+    look_up(LANGUAGES, language, "language")
+    return language

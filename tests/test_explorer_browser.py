@@ -1,0 +1,181 @@
+"""The explorer in a real browser: each tab shows what its controls say, in two languages and widths."""
+
+import os
+import re
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from explorer import TIMEOUT, browser, page_of, served
+from PIL import Image
+
+from alphabar.explorer.asking import texts_of
+
+TABS = ("forward", "schedules", "reverse", "plane", "samplers")
+SIZES = {"wide": (1280, 900), "narrow": (390, 844)}
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def address(chromium):
+    with served(page_of()) as where:
+        yield where
+
+
+@pytest.fixture(scope="module")
+def shots(tmp_path_factory):
+    """Where screenshots go: SCREENSHOTS, or a folder of pytest's."""
+    folder = Path(os.environ.get("SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def opened(chromium, address):
+    """Opens a tab in a page of its own; the page must load nothing from elsewhere and report no error."""
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=TIMEOUT)
+    contexts, troubles = [], []
+
+    def open_tab(tab, language="en", size="wide"):
+        width, height = SIZES[size]
+        contexts.append(chromium.new_context(viewport={"width": width, "height": height}))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(TIMEOUT)
+        page.on("console", lambda said: said.type == "error" and troubles.append(said.text))
+        page.on("pageerror", lambda wrong: troubles.append(str(wrong)))
+        page.on(
+            "request", lambda asked: asked.url.startswith((address, "data:")) or troubles.append(asked.url)
+        )
+        page.goto(f"{address}/?lang={language}#{tab}")
+        expect(page.locator("body[data-ready]")).to_have_count(1)
+        if tab != "reverse":
+            quiet(page, tab)
+        return page
+
+    yield open_tab
+    for context in contexts:
+        context.close()
+    assert [each for each in troubles if "400 (Bad Request)" not in each] == []
+
+
+def quiet(page, tab):
+    """Wait until a tab has its answer."""
+    from playwright.sync_api import expect
+
+    expect(page.locator(f"#{tab}")).to_have_attribute("aria-busy", "false")
+
+
+def expects(*arguments):
+    from playwright.sync_api import expect
+
+    return expect(*arguments)
+
+
+def test_the_slider_noises_the_picture_and_the_numbers_follow(opened):
+    page = opened("forward")
+    images = page.locator("#f-panes img")
+    expects(images).to_have_count(2)
+    before = images.first.get_attribute("src")
+    page.locator("#f-t").fill("999")
+    expects(images.first).to_have_attribute("alt", re.compile(r"t = 999: 0\.006"))
+    assert images.first.get_attribute("src") != before
+    expects(page.locator("#f-t + output")).to_have_text("999")
+    page.locator("#f-t").press("ArrowLeft")  # by key
+    expects(images.first).to_have_attribute("alt", re.compile("t = 998"))
+    cells = page.locator("#f-moments tbody tr").first.locator("td").all_inner_texts()
+    mean, mean_predicted, variance, variance_predicted = (float(text.replace("−", "-")) for text in cells)
+    assert mean == pytest.approx(mean_predicted, abs=0.01)
+    assert variance == pytest.approx(variance_predicted, abs=0.02)
+
+
+def test_a_control_point_moves_by_key_and_by_hand_and_all_curves_follow(opened):
+    page = opened("schedules")
+    last = page.locator("#s-plots .handle").last
+    path = page.locator("#s-plots .curve").nth(1)
+    before = path.get_attribute("d")
+    expects(page.locator("#s-warnings")).to_have_class(re.compile("none"))
+    for _ in range(8):
+        page.locator("#s-plots .handle").nth(3).press("PageDown")
+        last.press("PageDown")
+    expects(page.locator("#s-warnings")).to_contain_text("Signal left at the end")
+    quiet(page, "schedules")
+    assert path.get_attribute("d") != before
+    assert float(last.get_attribute("aria-valuenow")) < 1e-3
+    box = last.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] - 200)
+    page.mouse.up()
+    expects(last).to_have_attribute("aria-valuenow", re.compile(r"0\.\d+"))
+    expects(page.locator("#s-code")).to_contain_text("NoiseSchedule.from_beta")
+    page.locator("[name=s-kind][value=log_snr]").check()
+    expects(page.locator("#s-code")).to_contain_text("from_alpha_bar")
+
+
+def test_digits_are_trained_on_the_spot_and_sampled_by_two_samplers(opened, shots):
+    page = opened("reverse")
+    page.locator("#r-train").click()
+    expects(page.locator("#reverse")).to_have_attribute("data-run", "ready")
+    page.locator("#r-0-evaluations").fill("5")
+    page.locator("#r-1-evaluations").fill("8")
+    page.locator("#r-label").select_option("3")
+    page.locator("#r-sample").click()
+    expects(page.locator("#reverse")).to_have_attribute("data-sampled", "1")
+    images = page.locator("#r-sides img")
+    expects(images).to_have_count(4)
+    end = [image.get_attribute("src") for image in images.all()]
+    page.locator("#r-step").fill("0")
+    expects(images.first).to_have_attribute("alt", re.compile("after 0 evaluations, t = 999"))
+    start = [image.get_attribute("src") for image in images.all()]
+    assert start[0] == start[2] != end[0]  # the same noise on both sides
+    assert len(set(end)) == 2  # at the end, x̂_0 is the state itself; the samplers differ
+    for language in ("en", "zh"):
+        for size, (width, height) in SIZES.items():
+            page.set_viewport_size({"width": width, "height": height})
+            page.locator("#language").select_option(language)
+            page.screenshot(path=shots / f"reverse-{language}-{size}.png", full_page=True)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("tab", [tab for tab in TABS if tab != "reverse"])
+def test_each_tab_fits_the_screen_and_speaks_its_language(opened, shots, tab, language, size):
+    page = opened(tab, language, size)
+    texts = texts_of(language)
+    expects(page.locator(f"#{tab} .intro")).to_have_text(texts[f"{tab}_intro"])
+    page.screenshot(path=shots / f"{tab}-{language}-{size}.png", full_page=True)
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= SIZES[size][0]
+    for picture in page.locator(f"#{tab} img:visible, #{tab} [role=img]:visible").all():
+        assert re.search(r"\d", picture.get_attribute("alt") or picture.get_attribute("aria-label"))
+
+
+def test_a_broken_and_a_huge_file_are_refused_in_a_sentence(opened, tmp_path):
+    page = opened("forward", "zh")
+    texts = texts_of("zh")
+    broken, bomb, large = (tmp_path / name for name in ("broken.png", "bomb.png", "large.png"))
+    buffer = BytesIO()
+    Image.new("RGB", (64, 64), "red").save(buffer, "PNG")
+    broken.write_bytes(buffer.getvalue()[:-40])
+    Image.new("1", (20_000, 20_000)).save(bomb)
+    large.write_bytes(bytes(11 * 2**20))
+    said = {
+        broken: texts["upload_broken"],
+        bomb: texts["upload_pixels"].format(most=40),
+        large: texts["upload_bytes"].format(most=10),
+    }
+    for file, sentence in said.items():
+        page.locator("#f-file").set_input_files(file)
+        expects(page.locator("#trouble")).to_contain_text(sentence)
+    good = tmp_path / "good.png"
+    Image.new("RGB", (300, 200), "red").save(good)
+    page.locator("#f-file").set_input_files(good)
+    expects(page.locator("#trouble")).to_be_hidden()
+    expects(page.locator("#f-panes img").first).to_have_js_property("naturalWidth", 200)
