@@ -94,6 +94,15 @@ for step in train(TrainConfig(steps=1, batch_size=4, channels=(8,), precision="f
     step.snapshot()
 import alphabar.convert, alphabar.evaluation, alphabar.cli.demo
 """
+EXPLORER = """
+from alphabar.explorer import server
+from alphabar.explorer.asking import texts_of
+from alphabar.explorer.answers import Page
+from alphabar.explorer.pictures import Album
+from alphabar.explorer.reverse import Run
+from alphabar.training import TrainConfig
+server.application(Page(Album(None, texts_of("en")), Run(None, TrainConfig())))
+"""
 COMMAND = """
 import runpy
 sys.argv = ["alphabar", *sys.argv[1:]]
@@ -107,6 +116,7 @@ runpy.run_module("alphabar", run_name="__main__")
         ("", CORE),
         ("diffusers", CORE + DROP_IN),
         ("train", CORE + TRAINING),
+        ("explore", CORE + EXPLORER),
     ],
 )
 def test_an_extra_alone_imports_what_it_promises(extra, program):
@@ -115,7 +125,7 @@ def test_an_extra_alone_imports_what_it_promises(extra, program):
 
 
 def test_the_extras_are_those_that_are_tested_and_that_of_developers():
-    assert set(EXTRAS) == {"train", "diffusers", "dev"}
+    assert set(EXTRAS) == {"train", "diffusers", "explore", "docs", "dev"}
 
 
 @pytest.mark.parametrize("extra", ["", "diffusers"])
