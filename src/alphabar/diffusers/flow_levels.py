@@ -32,6 +32,7 @@ __all__ = [
     "make_tables",
     "precision",
     "scale_noise",
+    "set_timesteps",
     "shifted_flow",
     "timesteps_of",
 ]
@@ -83,6 +84,12 @@ def flow_grid(self: IndexScheduler, sigma: Numbers, timesteps: Numbers) -> Grid:
         return Grid(timesteps, levels_of((u / (1 - u)).tolist()))
 
 
+def set_timesteps(self: IndexScheduler, device: Any = None, **given: Any) -> None:
+    """Set a run, whose spacing depends on the shift and the ends that are set now."""
+    state = {name: getattr(self, name) for name in ("_shift", "sigma_min", "sigma_max")}
+    IndexScheduler._set_timesteps(self, device, **given, **state)
+
+
 def timesteps_of(self: IndexScheduler, sigma: Numbers) -> Numbers:
     """Return σ · T, multiplied in diffusers' precision."""
     return np.asarray(sigma.astype(precision(self)) * precision(self)(len(self)))
@@ -94,10 +101,10 @@ def is_inverted(self: IndexScheduler) -> bool:
 
 
 def flow_sigmas(self: IndexScheduler) -> Tensor:
-    """(n + 1,) σ of the levels; before ``set_timesteps`` (T,), without the one of clean data."""
+    """(n + 1,) σ of the levels, where the timesteps are; before ``set_timesteps`` (T,), without the last."""
     sigma = torch.tensor([flow_sigma(level) for level in self._run.evaluations], dtype=torch.float64)
     used = sigma if self._given is not None else sigma[:-1]
-    return (1 - used if is_inverted(self) else used).float()
+    return (1 - used if is_inverted(self) else used).float().to(self.timesteps.device)
 
 
 def index_for_timestep(

@@ -34,6 +34,7 @@ from alphabar.diffusers.flow_levels import (
     make_tables,
     precision,
     scale_noise,
+    set_timesteps,
     shifted_flow,
     timesteps_of,
 )
@@ -49,7 +50,7 @@ from alphabar.diffusers.spacings import (
 )
 from alphabar.diffusers.steps import X_0, Step, flow_scale, negated
 from alphabar.errors import ConfigError, ShapeError
-from alphabar.kernels import lincomb
+from alphabar.kernels import lincomb, work_dtype
 from alphabar.process import PARAMETERISATIONS
 from alphabar.schedule import Level
 
@@ -85,6 +86,7 @@ class FlowMatchEulerDiscreteScheduler(IndexScheduler):
     uses_history = False
     _make_tables = make_tables
     _all_levels = all_levels
+    _set_timesteps = set_timesteps
     index_for_timestep = index_for_timestep
     scale_noise = scale_noise
     sigmas = property(flow_sigmas)
@@ -120,10 +122,6 @@ class FlowMatchEulerDiscreteScheduler(IndexScheduler):
     def stretch_shift_to_terminal(self, t: Any) -> Any:
         """Return t with 1 − t stretched so that the last is ``shift_terminal``."""
         return stretched(t, self._options["shift_terminal"])
-
-    def _set_timesteps(self, device: Any = None, **given: Any) -> None:
-        state = {"shift": self._shift, "sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
-        super()._set_timesteps(device, **given, **state)
 
     def _check_given(
         self,
@@ -161,7 +159,7 @@ class FlowMatchEulerDiscreteScheduler(IndexScheduler):
         even = np.linspace(state["sigma_max"], state["sigma_min"], num_inference_steps)
         if given is not None:
             even = np.array(given, float) / (len(self) if sigmas is None else 1)
-        shift = self._shift_by(mu) if self._options["use_dynamic_shifting"] else state["shift"]
+        shift = self._shift_by(mu) if self._options["use_dynamic_shifting"] else state["_shift"]
         sigma = stretched(shifted_flow(even, shift), self._options["shift_terminal"])
         sigma = respaced(sigma, spacing).astype(precision(self))
         sigma = 1 - sigma if is_inverted(self) else sigma
@@ -217,8 +215,8 @@ class FlowMatchEulerDiscreteScheduler(IndexScheduler):
                 f"per_token_timesteps has shape {tuple(timesteps.shape)}, sample {tuple(sample.shape)}: give "
                 "(B, N) for a sample (B, N, C)"
             )
-        here = timesteps.double()[..., None] / len(self)
-        levels = self.sigmas.to(here.device, torch.float64)
+        here = timesteps.to(work_dtype(timesteps.device))[..., None] / len(self)
+        levels = self.sigmas.to(here)
         there = torch.where(levels < here - SAME_SIGMA, levels, 0.0).amax(-1, keepdim=True)
         dtype = torch.promote_types(sample.dtype, torch.float32)
         if not self._options["stochastic_sampling"]:
@@ -254,14 +252,15 @@ class FlowMatchHeunDiscreteScheduler(IndexScheduler):
     needs_timesteps = True
     _make_tables = make_tables
     _all_levels = all_levels
+    _set_timesteps = set_timesteps
     index_for_timestep = index_for_timestep
     scale_noise = scale_noise
     sigmas = property(flow_sigmas)
 
-    def _make_grid(self, schedule_sigmas: Numbers, num_inference_steps: int = 0, **given: Any) -> Grid:
+    def _make_grid(self, schedule_sigmas: Numbers, num_inference_steps: int = 0, **state: float) -> Grid:
         check_count(num_inference_steps=num_inference_steps)
-        even = np.linspace(self.sigma_max, self.sigma_min, num_inference_steps)
-        sigma = shifted_flow(even, self._shift).astype(precision(self))
+        even = np.linspace(state["sigma_max"], state["sigma_min"], num_inference_steps)
+        sigma = shifted_flow(even, state["_shift"]).astype(precision(self))
         return evaluated_twice(flow_grid(self, sigma.astype(float), timesteps_of(self, sigma)))
 
     def step(
