@@ -251,7 +251,8 @@ DEVIATIONS = (
     Deviation(
         "shift_terminal in one step: 0/0",
         both(
-            named("FlowMatchEulerDiscrete"), lambda case: case.steps == 1 and bool(case.get("shift_terminal"))
+            named("FlowMatchEulerDiscrete", "UniPCMultistep"),
+            lambda case: case.steps == 1 and bool(case.get("shift_terminal")),
         ),
         example("FlowMatchEulerDiscrete", 1, shift_terminal=0.1),
     ),
