@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from functools import partial
 from itertools import compress, pairwise
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from alphabar.diffusers.adapter import Adapter
 from alphabar.diffusers.grids import MIN_ALPHA_BAR, Grid, check_falling, levels_of
 from alphabar.diffusers.runs import Run, frozen, indices, kept_run
 from alphabar.diffusers.spacings import Numbers
-from alphabar.diffusers.steps import FLOW_V, NO_STEP, Scale, Step, flow_scale, sigma_scale, stack, unit_scale
+from alphabar.diffusers.steps import FLOW_V, Scale, Step, flow_scale, sigma_scale, stack, unit_scale
 from alphabar.errors import ConfigError, ShapeError, TimestepError, look_up
 from alphabar.kernels import lincomb
 from alphabar.process import spread
@@ -281,8 +281,8 @@ class IndexScheduler(Adapter):
         if not moves[-1] and self.last_counts:
             distinct.append(Level(len(self._run.grid.levels), 0.0))
         steps = iter(self._steps_between(distinct, first, *options) if len(distinct) > 1 else ())
-        still = replace(NO_STEP, draws=self.always_draws)
-        return [next(steps) if move else still for move in moves]
+        still = partial(Step.still, self._parameterisation, self.scale, draws=self.always_draws)
+        return [next(steps) if move else still(t) for move, t in zip(moves, levels, strict=False)]
 
     def _steps_between(self, levels: Sequence[Level], first: int, *options: Any) -> Iterable[Step]:
         """Return the steps between levels that differ."""

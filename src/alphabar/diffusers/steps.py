@@ -32,7 +32,6 @@ from alphabar.schedule import Level
 
 __all__ = [
     "FLOW_V",
-    "NO_STEP",
     "X_0",
     "Scale",
     "Step",
@@ -157,6 +156,12 @@ class Step:
         )
 
     @classmethod
+    def still(cls, parameterisation: Parameterisation, scale: Scale, t: Level, *, draws: bool) -> Step:
+        """Return the step from a level to itself, where a spacing visits it twice."""
+        of_x, of_output = x_0_coefficients(parameterisation, t)
+        return cls((of_x / scale(t), of_output), (1.0,), None, draws)
+
+    @classmethod
     def from_eps(
         cls,
         t: Level,
@@ -199,10 +204,6 @@ class Step:
         if isinstance(coefficients, Tensor):
             coefficients = tuple(spread(column, sample) for column in coefficients.T)
         return (*coefficients, self.learned.z_scale(variance)), (*indices, NOISE)
-
-
-NO_STEP = Step(X_0, (1.0,), None)
-"""From a level to itself, where a spacing visits it twice."""
 
 
 def x_0_coefficients(parameterisation: Parameterisation, t: Level) -> tuple[float, float]:
