@@ -11,7 +11,7 @@ import torch
 from cases import check_error, normals
 
 import alphabar.diffusers as ours
-from alphabar.errors import AlphabarError, ConfigError, NoAnswerError, TimestepError
+from alphabar.errors import AlphabarError, ConfigError, NoAnswerError, ScheduleError, TimestepError
 
 diffusers.utils.logging.set_verbosity_error()
 pytestmark = pytest.mark.filterwarnings("ignore:the given timesteps")
@@ -242,6 +242,26 @@ def test_zero_terminal_snr(name):
     theirs = made(diffusers, name, **config)
     theirs.set_timesteps(5)
     assert not theirs.step(Z, theirs.timesteps[0], X).prev_sample.isfinite().all(), "no longer so"
+
+
+@both
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear"])
+def test_a_beta_that_reaches_1(name, schedule):
+    config = {"beta_schedule": schedule, "beta_start": 0.1, "beta_end": 2.0}
+    ends = []
+    for library in (ours, diffusers):
+        scheduler = made(library, name, **config)
+        scheduler.set_timesteps(10)
+        scheduler.set_begin_index(9)
+        ends.append(scheduler.step(Z, scheduler.timesteps[9], 1e-3 * X).prev_sample)
+    torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)
+    mine = made(ours, name, **config)
+    mine.set_timesteps(10)
+    check_error(lambda: mine.step(Z, 999, X), TimestepError, "999", "β reaches 1")
+    check_error(lambda: made(ours, name, **config, strict=True), ScheduleError, "beta_end")
+    short = made(ours, name, trained_betas=[0.1, 0.3])
+    short.set_timesteps(10)
+    check_error(lambda: short.step(Z, 999, X), TimestepError, "0 … 1", "trained_betas")
 
 
 # --- timesteps ---

@@ -33,7 +33,7 @@ from alphabar.kernels import lincomb
 from alphabar.process import PARAMETERISATIONS, Parameterisation
 from alphabar.schedule import NoiseSchedule
 
-__all__ = ["SCHEDULERS", "Adapter", "draw_noise", "noisier"]
+__all__ = ["POWERS", "SCHEDULERS", "Adapter", "draw_noise", "noisier"]
 
 SCHEDULERS: dict[str, type[Adapter]] = {}
 """All of them, by their names in diffusers."""
@@ -52,6 +52,8 @@ FAMILIES = {
 }
 """The options by which the family of a configuration is known."""
 
+POWERS = {"linear": 1, "scaled_linear": 2}
+"""Where β is this power of evenly spaced numbers, by ``beta_schedule``."""
 LEARNED_VARIANCES = ("learned", "learned_range")
 WIDE = (torch.float32, torch.float64)
 
@@ -260,7 +262,7 @@ def _float32_beta(options: dict[str, Any], schedule: NoiseSchedule) -> Tensor:
             _float32_beta(options, NoiseSchedule.from_config({**options, "_class_name": "DDPMScheduler"}))
         )
         return rescaled
-    power = {"linear": 1, "scaled_linear": 2}.get(options["beta_schedule"])
+    power = POWERS.get(options["beta_schedule"])
     if power is None or options["trained_betas"] is not None:
         return schedule.beta.float()
     start, end = (options[name] ** (1 / power) for name in ("beta_start", "beta_end"))

@@ -28,7 +28,7 @@ from alphabar.diffusers.grids import Grid, levels_of
 from alphabar.diffusers.index_scheduler import IndexScheduler, step_with_noise
 from alphabar.diffusers.spacings import Numbers, check_timesteps
 from alphabar.diffusers.steps import Step
-from alphabar.diffusers.timestep_scheduler import add_noise, get_velocity
+from alphabar.diffusers.timestep_scheduler import add_noise, get_velocity, schedule_below_one
 from alphabar.errors import ConfigError, TimestepError
 from alphabar.samplers import DDIM, Row
 from alphabar.schedule import Level
@@ -135,8 +135,21 @@ def consistency_grid(
     else:
         t = own_timesteps(timesteps, total, strength)
         warn_of_timesteps(timesteps, distilled, total, most, strength == 1)
-    check_timesteps(t, len(schedule_sigmas))
-    return Grid(t, levels_of([*schedule_sigmas[t].tolist(), end]))
+    known = np.pad(schedule_sigmas, (0, max(0, total - len(schedule_sigmas))), constant_values=math.nan)
+    return Grid(t, levels_of([*known[t].tolist(), end]))
+
+
+def levels_from(self: IndexScheduler, first: int) -> tuple[Level, ...]:
+    """Return the levels of the run from this index.
+
+    Raises:
+        TimestepError: a t there at which the schedule has no level.
+    """
+    levels = self._run.grid.levels[first:]
+    if math.isnan(levels[0].log_alpha_bar):
+        t, last = self._run.grid.timesteps[first], len(self.schedule) - 1
+        raise TimestepError(f"timestep {t} is outside 0 … {last}: β reaches 1 there, or trained_betas end")
+    return levels
 
 
 def custom_timesteps(self: IndexScheduler) -> bool:
@@ -181,6 +194,7 @@ class LCMScheduler(IndexScheduler):
     custom_timesteps = property(custom_timesteps)
     final_alpha_cumprod = property(final_alpha_cumprod)
     previous_timestep = previous_timestep
+    _make_schedule = schedule_below_one
     add_noise = add_noise
     get_velocity = get_velocity
     step = step_with_noise
@@ -197,7 +211,7 @@ class LCMScheduler(IndexScheduler):
             yield Row(t.t, s.t, s.signal * of_x, (s.signal * of_x_0,), s.sigma, keeps=keeps)
 
     def _make_steps(self, first: int, *options: Any) -> list[Step]:
-        rows = self._rows(self._run.grid.levels[first:], first)
+        rows = self._rows(levels_from(self, first), first)
         return with_draws(self, map(self._step_of, rows), draws=True)
 
     def get_scalings_for_boundary_condition_discrete(self, timestep: float) -> tuple[float, float]:
@@ -219,6 +233,7 @@ class TCDScheduler(IndexScheduler):
     custom_timesteps = property(custom_timesteps)
     final_alpha_cumprod = property(final_alpha_cumprod)
     previous_timestep = previous_timestep
+    _make_schedule = schedule_below_one
     add_noise = add_noise
     get_velocity = get_velocity
 
@@ -250,7 +265,7 @@ class TCDScheduler(IndexScheduler):
 
     def _make_steps(self, first: int, *options: Any) -> list[Step]:
         (eta,) = options
-        rows = self._rows(self._run.grid.levels[first:], first, eta)
+        rows = self._rows(levels_from(self, first), first, eta)
         return with_draws(self, map(self._step_of, rows), draws=eta > 0)
 
     def _rows(self, levels: Sequence[Level], first: int, *options: Any) -> Iterable[Row]:

@@ -74,7 +74,8 @@ class IndexScheduler(Adapter):
         self.alphas_cumprod[self.alphas_cumprod == 0] = self.min_alpha_bar
         signal = self.schedule.signal_scale
         exact = self.schedule.noise_scale / signal.where(signal > 0, math.sqrt(self.min_alpha_bar))
-        rounded = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
+        alpha_bar = self.alphas_cumprod[: len(self.schedule)]
+        rounded = ((1 - alpha_bar) / alpha_bar).sqrt()
         self._sigmas = torch.where(rounded.eq(0) | self.strict, exact, rounded.double()).numpy()
         self._exact_sigmas = exact.numpy()
 

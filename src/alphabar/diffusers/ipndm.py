@@ -30,6 +30,7 @@ from alphabar.schedule import Level, NoiseSchedule
 
 __all__ = ["IPNDMScheduler"]
 
+MIN_ALPHA = 1e-8
 MOST = len(ADAMS_BASHFORTH) - 1  # earlier estimates that a step uses
 
 
@@ -126,9 +127,9 @@ class IPNDMScheduler(IndexScheduler):
         """Return the row that uses so many earlier estimates."""
         if t.signal or (not earlier and (self.strict or not s.sigma)):
             return adams_bashforth(t, s, earlier)
-        if earlier:
-            raise NoAnswerError(
-                "estimates held from before, at α = 0, where ε̂ has no weights: leave ets empty"
-            )
-        # diffusers reads x̂_0 of ε̂, which says nothing about it here, and comes to 0.
-        return Row(t.t, s.t, s.sigma, (0.0,), keeps=eps_of(t))
+        if self.strict:
+            raise NoAnswerError("estimates made before α = 0, where their sum has no weight: leave ets empty")
+        # diffusers reads x̂_0 of the sum of ε̂, of which the newest is x, and divides by MIN_ALPHA for α.
+        before, of_sum = ADAMS_BASHFORTH[earlier], s.sigma - s.signal / MIN_ALPHA
+        history = (0.0, *(of_sum * weight for weight in before))
+        return Row(t.t, s.t, s.sigma - of_sum * sum(before), history, keeps=eps_of(t))

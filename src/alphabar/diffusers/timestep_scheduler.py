@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alphabar.diffusers.adapter import Adapter
+from alphabar.diffusers.adapter import POWERS, Adapter
 from alphabar.diffusers.grids import Grid
 from alphabar.diffusers.runs import Run, kept_run
 from alphabar.diffusers.spacings import check_timesteps, whole_timesteps
@@ -19,7 +19,17 @@ from alphabar.errors import ConfigError, TimestepError
 from alphabar.process import forward
 from alphabar.schedule import CLEAN, Level, NoiseSchedule
 
-__all__ = ["TimestepScheduler", "add_noise", "get_velocity"]
+__all__ = ["TimestepScheduler", "add_noise", "get_velocity", "schedule_below_one"]
+
+
+def schedule_below_one(self: Adapter) -> NoiseSchedule:
+    """Return the schedule; of a linear β that reaches 1, which diffusers accepts, the part below 1."""
+    start, end, steps = (self._options[name] for name in ("beta_start", "beta_end", "num_train_timesteps"))
+    power = POWERS.get(self._options["beta_schedule"])
+    if self.strict or power is None or not 0 < start < 1 <= end or self._options["trained_betas"] is not None:
+        return Adapter._make_schedule(self)
+    betas = torch.linspace(start ** (1 / power), end ** (1 / power), steps, dtype=torch.float64) ** power
+    return NoiseSchedule.from_beta(betas[betas < 1])
 
 
 def add_noise(self: Adapter, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -40,6 +50,7 @@ class TimestepScheduler(Adapter):
     """
 
     init_noise_sigma = 1.0
+    _make_schedule = schedule_below_one
     add_noise = add_noise
     get_velocity = get_velocity
 
@@ -52,17 +63,6 @@ class TimestepScheduler(Adapter):
         self._chosen: tuple[int, ...] | None = None
         self._run = self._find_run()
         self.timesteps = self._run.timesteps.clone()
-
-    def _make_schedule(self) -> NoiseSchedule:
-        """Return the schedule; of a linear β that reaches 1, which diffusers accepts, the part below 1."""
-        start, end, steps = (
-            self._options[name] for name in ("beta_start", "beta_end", "num_train_timesteps")
-        )
-        goes_beyond = self._options["beta_schedule"] == "linear" and 0 < start < 1 <= end
-        if self.strict or not goes_beyond or self._options["trained_betas"] is not None:
-            return super()._make_schedule()
-        betas = torch.linspace(start, end, steps, dtype=torch.float64)
-        return NoiseSchedule.from_beta(betas[betas < 1])
 
     def _set_timesteps(
         self, num_inference_steps: int | None = None, device: Any = None, timesteps: Any = None
