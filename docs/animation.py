@@ -1,7 +1,7 @@
 """Write ``docs/pictures/alphabar.gif``: a photograph dissolves into noise, digits come out of it.
 
-    .venv/bin/alphabar demo --out demo
-    .venv/bin/python docs/animation.py demo/run
+.venv/bin/alphabar demo --out demo
+.venv/bin/python docs/animation.py demo/run
 """
 
 from __future__ import annotations

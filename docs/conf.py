@@ -74,7 +74,9 @@ def _name_the_site(app: Sphinx, config: Any) -> None:
 def _make_pictures(app: Sphinx) -> None:
     from pictures import write_all
 
-    write_all(app.srcdir / "_pictures", app.config.language)
+    folder = Path(app.srcdir, "_pictures")
+    write_all(folder, app.config.language)
+    app.config.html_static_path.append(str(folder))
 
 
 def _prepare(app: Sphinx, page: str, source: list[str]) -> None:
