@@ -176,12 +176,22 @@ def moved(dtype, seed):
     return Precision(rounded=rounded)
 
 
+@dataclass(frozen=True)
+class Images:
+    """What one run made, or several."""
+
+    x: Tensor
+    x_0: Tensor
+    """The mean x̂_0 of the second half of the steps: before, it is small beside σ · ε̂. Or nothing."""
+    timesteps: Tensor
+
+
 def chain(case, scheduler, network, generator=None, precision=EXACT, *, is_set=False):
-    """Return the image of a run, and its timesteps."""
+    """Return the image of a run."""
     if not is_set:
         scheduler.set_timesteps(**case.of("set_timesteps"))
     x, first = _start(case, scheduler, generator, precision)
-    takes, options = _defaults(scheduler.step), case.of("step")
+    takes, options, denoised = _defaults(scheduler.step), case.of("step"), []
     options |= {"generator": generator} if "generator" in takes else {}
     for t in scheduler.timesteps[first:]:
         asked = (
@@ -190,8 +200,11 @@ def chain(case, scheduler, network, generator=None, precision=EXACT, *, is_set=F
             else x
         )
         output = precision.rounded(network(asked, t).to(precision.dtype))
-        x = precision.rounded(scheduler.step(output, t, x, **options).prev_sample)
-    return x, scheduler.timesteps
+        x, *x_0 = scheduler.step(output, t, x, **options).to_tuple()
+        x = precision.rounded(x)
+        denoised += [each.double() for each in x_0]
+    half = denoised[len(denoised) // 2 :]
+    return Images(x, sum(half) / len(half) if half else x.new_zeros(()), scheduler.timesteps)
 
 
 def _start(case, scheduler, generator, precision):
@@ -211,11 +224,10 @@ def _start(case, scheduler, generator, precision):
 
 
 def two_images(case, scheduler, network, generator=None, precision=EXACT):
-    """Return the images of two runs, one after the other, and the timesteps of the second."""
-    (first, _), (second, timesteps) = (
-        chain(case, scheduler, network, generator, precision) for _ in range(2)
-    )
-    return torch.stack([first, second]), timesteps
+    """Return the images of two runs, one after the other."""
+    first, second = (chain(case, scheduler, network, generator, precision) for _ in range(2))
+    pairs = torch.stack([first.x, second.x]), torch.stack([first.x_0, second.x_0])
+    return Images(*pairs, second.timesteps)
 
 
 # --- noise that two chains share ---

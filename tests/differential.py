@@ -76,13 +76,14 @@ def compare(case, dtype):
         mine = case.ours(**case.of("__init__"))
         network = network_for(case, mine)
         with recorded() as noise:
-            images, timesteps = two_images(case, mine, network, generator, Precision(dtype))
+            images = two_images(case, mine, network, generator, Precision(dtype)).x
     except AlphabarError as error:
         return _refused(case, f"ours: {type(error).__name__}: {error}")
     run = functools.partial(_again, case, mine, network, noise)
-    exact = run(watched(peaks))
+    made = run(watched(peaks))
+    exact = made.x
     scale = float(exact.abs().max().clamp(min=1))
-    steepness = max(_apart(run(moved(dtype, seed)), exact) for seed in range(2)) / torch.finfo(dtype).eps
+    steepness = max(_apart(run(moved(dtype, seed)).x, exact) for seed in range(2)) / torch.finfo(dtype).eps
 
     def bound(p):
         return MARGIN * steepness * torch.finfo(p).eps
@@ -90,7 +91,7 @@ def compare(case, dtype):
     faults = [] if exact.isfinite().all() else ["not finite"]
     if bound(dtype) < 1 and max(peaks) < torch.finfo(dtype).max:  # else the precision does not do
         faults += _faults(run, images, exact, dtype, bound)
-    difference, words = _difference(case, mine, network, noise, exact, timesteps)
+    difference, words = _difference(case, mine, network, noise, made)
     # The peer's levels are float32 numbers, which a steep chain amplifies.
     tolerance = min(max(TOLERANCE, bound(torch.float32)), LARGEST_TOLERANCE)
     if tolerance < difference < LARGEST_TOLERANCE:
@@ -105,7 +106,7 @@ def compare(case, dtype):
 def _faults(run, images, exact, dtype, bound):
     """Return what is wrong with ours by itself: errors beyond those of rounding, with kernels or without."""
     with mock.patch.object(cpu, "LIBRARY", None):
-        exact_without, images_without = run(), run(Precision(dtype))
+        exact_without, images_without = run().x, run(Precision(dtype)).x
     errors = {
         f"{dtype}": (_apart(images, exact), bound(dtype)),
         f"{dtype} without kernels": (_apart(images_without, exact), bound(dtype)),
@@ -118,26 +119,26 @@ def _faults(run, images, exact, dtype, bound):
     ]
 
 
-def _difference(case, mine, network, noise, exact, timesteps):
+def _difference(case, mine, network, noise, made):
     try:
         with widened(case, mine) as peer, replayed(noise):
-            theirs, their_timesteps = two_images(case, peer, network)
+            theirs = two_images(case, peer, network)
     except Exception as error:  # whatever the peer raises is its refusal
         return math.inf, f"theirs: {type(error).__name__}: {error}"
-    if not theirs.isfinite().all():
+    if not theirs.x.isfinite().all():
         return math.inf, "theirs: not finite"
-    if len(timesteps) != len(their_timesteps):
-        return math.inf, f"{len(timesteps)} timesteps, theirs {len(their_timesteps)}"
-    of_t = float((timesteps.double() - their_timesteps.double()).abs().max())
-    apart = [_apart(x, y) for x, y in zip(exact, theirs, strict=True)]
-    words = f"image 1: {apart[0]:.1e}, image 2: {apart[1]:.1e}, t: {of_t:.1e}"
+    if len(made.timesteps) != len(theirs.timesteps):
+        return math.inf, f"{len(made.timesteps)} timesteps, theirs {len(theirs.timesteps)}"
+    of_t = float((made.timesteps.double() - theirs.timesteps.double()).abs().max())
+    apart = [_apart(x, y) for x, y in zip([*made.x, made.x_0], [*theirs.x, theirs.x_0], strict=True)]
+    words = f"image 1: {apart[0]:.1e}, image 2: {apart[1]:.1e}, x̂_0: {apart[2]:.1e}, t: {of_t:.1e}"
     return math.inf if of_t > T_TOLERANCE else max(apart), words
 
 
 def _difference_in_float32(case, network):
     """Return the difference as users meet it: DDPM's β = 1 − ᾱ_t/ᾱ_s is rounded by ours as by float32."""
     single, generator = Precision(torch.float32), _generator()
-    images, _ = two_images(case, case.ours(**case.of("__init__")), network, generator, single)
+    images = two_images(case, case.ours(**case.of("__init__")), network, generator, single).x
     theirs, _ = _as_it_is(case, network, generator, images)
     return math.inf if theirs is None else _apart(images, theirs)
 
@@ -146,9 +147,7 @@ def _as_it_is(case, network, generator, images):
     """Return the peer's images in the precision of ours, and how its precision or draws differ."""
     peers = _generator()
     try:
-        theirs, _ = two_images(
-            case, case.peer(**case.of("__init__")), network, peers, Precision(images.dtype)
-        )
+        theirs = two_images(case, case.peer(**case.of("__init__")), network, peers, Precision(images.dtype)).x
     except Exception:  # what the peer refuses is compared in float64
         return None, ""
     if theirs.dtype != images.dtype:
@@ -160,7 +159,7 @@ def _refused(case, words):
     """Return the comparison of a configuration that ours refuses."""
     try:
         peer = case.peer(**case.of("__init__"))
-        theirs, _ = two_images(case, peer, network_for(case, peer), _generator())
+        theirs = two_images(case, peer, network_for(case, peer), _generator()).x
     except Exception:
         return REFUSED
     return Comparison(math.inf, words) if theirs.isfinite().all() else REFUSED
@@ -177,7 +176,7 @@ def _generator():
 def _again(case, scheduler, network, noise, precision=EXACT):
     """Return two images on noise that was drawn before."""
     with replayed(noise):
-        return two_images(case, scheduler, network, None, precision)[0]
+        return two_images(case, scheduler, network, None, precision)
 
 
 def threads_give_the_same_bits(case, threads=8):
@@ -188,7 +187,7 @@ def threads_give_the_same_bits(case, threads=8):
 
     def image(seed):
         twin, generator = shared.fork(), torch.Generator().manual_seed(seed)
-        return chain(case, twin, network, generator, is_set=seed % 2 == 0)[0]
+        return chain(case, twin, network, generator, is_set=seed % 2 == 0).x
 
     alone = [image(seed) for seed in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
