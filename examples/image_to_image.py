@@ -26,7 +26,7 @@ from alphabar.training import (
 )
 
 
-def main(photo: str = "", out: str = "repainted.png", steps: int = 1500, side: int = 96) -> None:
+def main(photo: str = "", out: str = "repainted.png", steps: int = 800, side: int = 96) -> None:
     """Repaint a photograph, made a square of ``side`` pixels, after so many steps of training."""
     picture = read_image(photo, size=side, channels=3) if photo else sample_photograph()
     x_0 = to_unit(picture)[None]
