@@ -17,6 +17,7 @@ class Deviation:
 
 
 SOLVERS = ("DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep", "DEISMultistep")
+DPM_2 = ("KDPM2Discrete", "KDPM2AncestralDiscrete")
 SPACINGS = ("karras", "exponential", "beta")
 COSINE = {"beta_schedule": "squaredcos_cap_v2"}
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
@@ -112,8 +113,8 @@ DEVIATIONS = (
         example("DDIMInverse", prediction_type="sample"),
     ),
     Deviation(
-        "PNDM and Euler ancestral refuse prediction_type='sample'",
-        both(named("PNDM", "EulerAncestralDiscrete"), has(prediction_type=["sample"])),
+        "PNDM, Euler ancestral and DPM-Solver-2 refuse prediction_type='sample'",
+        both(named("PNDM", "EulerAncestralDiscrete", *DPM_2), has(prediction_type=["sample"])),
         example("PNDM", prediction_type="sample"),
     ),
     Deviation(

@@ -158,7 +158,13 @@ def test_half_precision_stays_half_and_near(name, dtype):
         torch.testing.assert_close(ends[1], ends[0], rtol=0.05, atol=0.05)
 
 
-NOISY = ("DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler", "TCDScheduler")
+NOISY = (
+    "DDPMScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
+)
 
 
 def seeded(scheduler):

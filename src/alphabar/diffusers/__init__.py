@@ -13,6 +13,7 @@
     index_scheduler.py      the base of those whose step is known by its index in the run
     solvers.py              DPM-Solver, UniPC, DEIS
     sigma_space.py          Euler, Heun, LMS, which hold x/√ᾱ
+    k_dpm.py                DPM-Solver-2, which holds x/√ᾱ too
     edm.py                  Euler and DPM-Solver++ for networks of EDM
     flow_levels.py          σ of flow matching: tables, grids, noising
     flow_matching.py        Euler's and Heun's method in it
@@ -35,6 +36,7 @@ from alphabar.diffusers.edm import EDMDPMSolverMultistepScheduler, EDMEulerSched
 from alphabar.diffusers.flow_matching import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
 from alphabar.diffusers.installing import install
 from alphabar.diffusers.ipndm import IPNDMScheduler
+from alphabar.diffusers.k_dpm import KDPM2AncestralDiscreteScheduler, KDPM2DiscreteScheduler
 from alphabar.diffusers.pndm import PNDMScheduler
 from alphabar.diffusers.sigma_space import (
     EulerAncestralDiscreteScheduler,
@@ -64,6 +66,8 @@ __all__ = [
     "FlowMatchHeunDiscreteScheduler",
     "HeunDiscreteScheduler",
     "IPNDMScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
     "LCMScheduler",
     "LMSDiscreteScheduler",
     "PNDMScheduler",

@@ -94,8 +94,9 @@ def sigma_grid(
     *,
     timesteps: Sequence[float] | None = None,
     sigmas: Sequence[float] | None = None,
+    num_train_timesteps: int | None = None,
 ) -> Grid:
-    """Return the grid of Euler, Heun and LMS.
+    """Return the grid of Euler, Heun, LMS and DPM-Solver-2.
 
     Args:
         config: diffusers' options.
@@ -103,6 +104,7 @@ def sigma_grid(
         steps: how many, where neither timesteps nor sigmas are given.
         timesteps: to take instead.
         sigmas: to take instead, with the one where the last step lands.
+        num_train_timesteps: of how many t the steps are spaced, all T by default.
 
     Raises:
         ConfigError: spacings that exclude each other.
@@ -114,7 +116,8 @@ def sigma_grid(
     if sigmas is not None:
         return Grid(t_of(np.asarray(sigmas[:-1], float), schedule_sigmas), levels_of([*map(float, sigmas)]))
     total = len(schedule_sigmas)
-    t = spaced_timesteps(config, steps, total, total) if timesteps is None else np.array(timesteps, float)
+    visited = num_train_timesteps or total
+    t = np.array(timesteps, float) if timesteps else spaced_timesteps(config, steps, visited, visited)
     interpolation = config.get("interpolation_type", "linear")
     spaced = look_up(INTERPOLATIONS, interpolation, "interpolation_type")(t, schedule_sigmas)
     if spacing:
