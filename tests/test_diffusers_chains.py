@@ -9,6 +9,7 @@ import torch
 
 import alphabar.diffusers as ours
 from alphabar.diffusers import runs
+from alphabar.diffusers.steps import stack
 from alphabar.errors import ConfigError
 
 SHAPE = (1, 2, 4, 4)
@@ -206,6 +207,23 @@ def test_pndm_mixes_eps_of_networks_that_predict_x_0_without_rounding_it(dtype):
         chains.append(x.double())
     eps = torch.finfo(dtype).eps
     torch.testing.assert_close(*chains, rtol=0, atol=8 * eps)  # a rounding of x̂_0 in each of nine evaluations
+
+
+def test_samples_of_a_batch_may_take_steps_of_no_length_beside_others():
+    scheduler = ours.EulerAncestralDiscreteScheduler(num_train_timesteps=24, timestep_spacing="trailing")
+    scheduler.set_timesteps(29)
+    steps, x = scheduler._make_steps(0)[1:3], torch.ones(2, 4, dtype=torch.float64)
+    assert len(steps[1].prev_sample) == 1
+    both = scheduler._compute_step(stack(steps, x), x / 2, x, noise=x)[:2]
+    each = [scheduler._compute_step(step, x / 2, x, noise=x)[:2] for step in steps]
+    for k, found in enumerate(both):
+        torch.testing.assert_close(found, torch.stack([each[0][k][0], each[1][k][1]]), rtol=1e-15, atol=1e-15)
+
+
+def test_a_shift_whose_exponential_is_infinite_is_named():
+    scheduler = ours.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    with pytest.raises(ConfigError, match="mu is 1000"):
+        scheduler.set_timesteps(4, mu=1000)
 
 
 # --- shared runs ---

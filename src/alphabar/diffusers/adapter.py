@@ -145,7 +145,8 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         options = {family: [name for name in names if name in given] for family, names in FAMILIES.items()}
         own = next((family for family, names in FAMILIES.items() if set(names) & known.keys()), None)
         lost = [name for names in options.values() for name in names]
-        if own is None or options[own] or not lost or given.get("use_flow_sigmas"):
+        # EDM's are among what diffusers calls compatible with β.
+        if own in (None, "EDM") or options[own] or not lost or given.get("use_flow_sigmas"):
             return
         raise ConfigError(
             f"{cls.__name__} is of {own}, and this configuration is not: it would lose {', '.join(lost)}. "

@@ -162,8 +162,12 @@ def shift_of(mu: float, time_shift_type: str) -> float:
 
     Raises:
         UnknownNameError: another ``time_shift_type``.
+        ConfigError: a μ whose exponential is infinite.
     """
-    return float(look_up(SHIFTS, time_shift_type, "time_shift_type")(mu))
+    try:
+        return float(look_up(SHIFTS, time_shift_type, "time_shift_type")(mu))
+    except OverflowError:
+        raise ConfigError(f"mu is {mu:g}: it is the logarithm of a shift, e^μ, of about .5 to 1.15") from None
 
 
 def shifted(sigma: Numbers, shift: float) -> Numbers:

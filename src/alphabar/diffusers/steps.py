@@ -237,4 +237,6 @@ def stack(steps: Sequence[Step], sample: Tensor) -> Step:
     x_0 = None if steps[0].x_0 is None else table([step.x_0 for step in steps])
     keeps = [step.kept for step in steps]
     kept = None if None in keeps or set(keeps) == {X_0} else table(keeps)
-    return Step(x_0, table([step.prev_sample for step in steps]), kept, draws, learned)
+    longest = max(len(step.prev_sample) for step in steps)  # a step of no length has one coefficient
+    padded = [(*step.prev_sample, *[0.0] * (longest - len(step.prev_sample))) for step in steps]
+    return Step(x_0, table(padded), kept, draws, learned)
