@@ -40,7 +40,7 @@ def photograph():
     return torch.rand(3, 64, 64, generator=generator) * 2 - 1
 
 
-@pytest.mark.parametrize("t", [0, 31, 32, 500, 999])
+@pytest.mark.parametrize("t", [0, 23, 24, 500, 999])
 def test_single_steps_are_the_chain_of_the_library_whatever_was_kept(photograph, t):
     steps = forward.noised(photograph, LINEAR, t, seed=3, in_steps=True)
     x_t = photograph[None]

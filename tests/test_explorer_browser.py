@@ -136,10 +136,15 @@ def test_digits_are_trained_on_the_spot_and_sampled_by_two_samplers(opened, shot
     start = [image.get_attribute("src") for image in images.all()]
     assert start[0] == start[2] != end[0]  # the same noise on both sides
     assert len(set(end)) == 2  # at the end, x̂_0 is the state itself; the samplers differ
+    page.locator("#r-step").fill("5")
     for language in ("en", "zh"):
         for size, (width, height) in SIZES.items():
             page.set_viewport_size({"width": width, "height": height})
             page.locator("#language").select_option(language)
+            expects(page.locator("#r-sides figcaption").first).to_contain_text("t = 399")
+            expects(page.locator("#r-sides img").first).to_have_attribute(
+                "alt", re.compile("标准差" if language == "zh" else "standard deviation")
+            )
             page.screenshot(path=shots / f"reverse-{language}-{size}.png", full_page=True)
 
 
@@ -155,6 +160,69 @@ def test_each_tab_fits_the_screen_and_speaks_its_language(opened, shots, tab, la
     assert width <= SIZES[size][0]
     for picture in page.locator(f"#{tab} img:visible, #{tab} [role=img]:visible").all():
         assert re.search(r"\d", picture.get_attribute("alt") or picture.get_attribute("aria-label"))
+
+
+def test_particles_flow_to_the_data_and_points_are_drawn_by_hand_and_by_key(opened, shots):
+    page = opened("plane")
+    page.locator("#p-flow").click()
+    expects(page.locator("#p-frame")).to_have_value("20")  # the flow has been played to its end
+    expects(page.locator("#p-told")).to_contain_text("200 particles, 20 evaluations")
+    expects(page.locator("#p-plane .particle")).to_have_count(200)
+    page.locator("#p-frame").fill("12")
+    expects(page.locator("#p-plane .under [role=img]")).to_have_attribute("aria-label", re.compile("t = 399"))
+    quiet(page, "plane")
+    page.screenshot(path=shots / "plane-flow.png", full_page=True)
+    box = page.locator("#p-plane").bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.7, box["y"] + box["height"] * 0.4)
+    expects(page.locator("#p-reverse [role=img]")).to_be_visible()
+    expects(page.locator("#p-x")).not_to_have_value("0")
+    page.locator("#p-data").select_option("drawn")
+    page.locator("#p-flow").click()
+    expects(page.locator("#trouble")).to_contain_text("draw at least one point first")
+    page.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.5)
+    page.locator("#p-x").fill("-2")
+    page.locator("#p-add").press("Enter")
+    expects(page.locator("#p-plane .drawn")).to_have_count(2)
+    expects(page.locator("#trouble")).to_be_hidden()
+    page.locator("#p-clear").press("Enter")
+    expects(page.locator("#p-plane .drawn")).to_have_count(0)
+
+
+def test_two_samplers_are_compared_and_a_wrong_setting_is_a_sentence(opened):
+    page = opened("samplers")
+    page.locator("#t-1-sampler").select_option("unipc")
+    page.locator("#t-1-evaluations").fill("7")
+    expects(page.locator("#t-tables caption").last).to_have_text("unipc: 7 rows")
+    expects(page.locator("#t-tables tbody").last.locator("tr")).to_have_count(7)
+    expects(page.locator("#t-plot [role=img]")).to_have_attribute("aria-label", re.compile("unipc: .* at 50"))
+    page.locator("#t-1-sampler").select_option("fitted")
+    page.locator("#t-1-evaluations").fill("999")
+    expects(page.locator("#trouble")).to_contain_text("999")
+
+
+def test_the_tabs_are_moved_through_by_keys(opened):
+    page = opened("forward")
+    tabs = page.get_by_role("tab")
+    tabs.first.focus()
+    for name, key in zip(TABS[1:], ["ArrowRight"] * 4, strict=True):
+        page.keyboard.press(key)
+        expects(page.locator(f"#{name}")).to_be_visible()
+        expects(page.locator(f"#tab-{name}")).to_be_focused()
+        expects(page.locator(f"#tab-{name}")).to_have_attribute("aria-selected", "true")
+    page.keyboard.press("Home")
+    expects(page.locator("#forward")).to_be_visible()
+    expects(page.locator("[role=tabpanel]:visible")).to_have_count(1)
+
+
+def test_each_control_has_a_name(opened):
+    page = opened("forward")
+    for tab in TABS:
+        page.locator(f"#tab-{tab}").click()
+        nameless = page.locator("input:visible, select:visible, button:visible").evaluate_all(
+            "all => all.filter(one => !(one.labels?.length ? one.labels[0] : one).textContent.trim())"
+            ".map(one => one.id)"
+        )
+        assert nameless == []
 
 
 def test_a_broken_and_a_huge_file_are_refused_in_a_sentence(opened, tmp_path):

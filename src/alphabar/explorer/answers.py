@@ -117,10 +117,7 @@ def _flow(page: Page, asked: Asked) -> Answer:
     count, seed = asked.whole("count", 1, 500), asked.whole("seed", 0, SEEDS - 1)
     found = plane.flow(_mixture(asked), schedule, made_sampler(chosen), count=count, seed=seed)
     frames = [[[round(value, 3) for value in point] for point in frame] for frame in found.frames.tolist()]
-    told = asked.texts["flow_done"].format(
-        count=count, evaluations=len(frames) - 1, distance=number(found.distance, 3)
-    )
-    return {"ts": found.ts, "frames": frames, "told": told}
+    return {"ts": found.ts, "frames": frames, "distance": found.distance}
 
 
 def _mixture(asked: Asked) -> Any:
@@ -184,26 +181,16 @@ def samples(page: Page, asked: Asked) -> Iterator[Answer]:
         for side, part in enumerate(asked.parts("samplers", 2)):
             sampler = made_sampler(_chosen(part, len(trained.schedule)))
             for shown in chain(trained, sampler, **settings):
-                yield _state(side, shown, asked)
+                yield _state(side, shown)
     except AlphabarError as wrong:
         yield {"error": str(wrong)}
 
 
-def _state(side: int, shown: Shown, asked: Asked) -> Answer:
-    where = asked.texts["done"] if shown.t < 0 else f"t = {number(shown.t)}"
-    facts = {"step": shown.step, "where": where}
-    spread = {
-        name: number(float(x.std(correction=0)), 3) for name, x in (("x_t", shown.x_t), ("x_0", shown.x_0))
-    }
-    return {
-        "side": side,
-        **facts,
-        **{name: data_url(x) for name, x in (("x_t", shown.x_t), ("x_0", shown.x_0))},
-        **{
-            f"{name}_alt": asked.texts[f"state_{name}_alt"].format(**facts, spread=spread[name])
-            for name in ("x_t", "x_0")
-        },
-    }
+def _state(side: int, shown: Shown) -> Answer:
+    answer: Answer = {"side": side, "step": shown.step, "t": shown.t}
+    for name, x in (("x_t", shown.x_t), ("x_0", shown.x_0)):
+        answer |= {name: data_url(x), f"{name}_spread": float(x.std(correction=0))}
+    return answer
 
 
 def uploaded(page: Page, content: bytes, language: str) -> Answer:

@@ -11,15 +11,19 @@ Questions must carry a header that another site's page cannot send, and reach th
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 import uvicorn
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
@@ -37,6 +41,7 @@ STATIC = Path(__file__).parent / "static"
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 LOOPBACK = ("127.0.0.1", "localhost")
 LARGEST_QUESTION = 2**18  # bytes
+WORKERS = 2
 OURS = "x-alphabar"  # a header: a page of another site may not send it without being asked about first
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -94,7 +99,8 @@ def serve(page: Page, host: str, port: int, ready: Callable[[], object] = lambda
         raise ConfigError(f"{host}:{port} cannot be listened on: choose another --port or --host") from None
     with socket:
         ready()
-        uvicorn.Server(config).run(sockets=[socket])
+        with suppress(KeyboardInterrupt):  # how it is meant to end
+            uvicorn.Server(config).run(sockets=[socket])
 
 
 class _Headers:
@@ -151,13 +157,13 @@ async def _picture(page: Page, request: Request) -> Response:
     language = _language(page, request)
     too_large = texts_of(language)["upload_bytes"].format(most=LARGEST_UPLOAD // 2**20)
     content = await _content(request, LARGEST_UPLOAD, too_large)
-    return JSONResponse(await run_in_threadpool(uploaded, page, content, language))
+    return JSONResponse(await _worked_out(uploaded, page, content, language))
 
 
 async def _answer(page: Page, request: Request) -> Response:
     answer = look_up(ANSWERS, request.path_params["question"], "question")
     asked = await _asked(page, request)
-    return JSONResponse(await run_in_threadpool(answer, page, asked))
+    return JSONResponse(await _worked_out(answer, page, asked))
 
 
 async def _sample(page: Page, request: Request) -> Response:
@@ -166,6 +172,32 @@ async def _sample(page: Page, request: Request) -> Response:
 
 def _lines(page: Page, asked: Asked) -> Iterator[str]:
     return (json.dumps(state) + "\n" for state in samples(page, asked))
+
+
+async def _worked_out(answer: Callable[..., Any], *arguments: Any) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(_workers(), answer, *arguments)
+
+
+@lru_cache(maxsize=1)
+def _workers() -> ThreadPoolExecutor:
+    """Return the threads that work out answers, each on one core.
+
+    Tensors this small gain little by a second core, and lose much where they wait for one that trains.
+    """
+    everywhere = torch.get_num_threads()
+    pool = ThreadPoolExecutor(WORKERS, "answers")
+    all_there = threading.Barrier(WORKERS + 1)
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # from here on torch keeps this thread's number, whatever others set
+        all_there.wait()
+
+    for _ in range(WORKERS):
+        pool.submit(begin)
+    all_there.wait()
+    torch.set_num_threads(everywhere)  # of the threads that begin later
+    return pool
 
 
 async def _asked(page: Page, request: Request) -> Asked:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 __all__ = ["Curve", "Frame", "arrows", "axes", "dots", "nice_ticks", "number", "plot", "svg"]
 
-POINTS = 240  # of a curve at most: more are not seen in a plot this wide
+POINTS = 160  # of a curve at most: more are not seen in a plot this wide
 WIDTH, HEIGHT = 420.0, 270.0
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 12.0, 26.0, 40.0  # margins
 LEGEND_LINE = 16.0

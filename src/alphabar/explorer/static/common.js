@@ -7,6 +7,9 @@ let language = wanted in options.languages ? wanted : options.language;
 
 export const currentLanguage = () => language;
 export const text = (key) => options.texts[language][key] ?? key;
+export const format = (key, values) => text(key).replace(/\{(\w+)\}/g, (_, name) => values[name]);
+// As the server writes numbers: so many digits, a real minus.
+export const shown = (value, digits = 4) => String(Number(value.toPrecision(digits))).replace("-", "−");
 const listeners = [];
 export const onLanguage = (listener) => listeners.push(listener);
 

@@ -1,6 +1,6 @@
 // Forward: a picture, t, schedules side by side.
 
-import { ask, asker, element, fill, find, number, onLanguage, options, showOutputs, tell, text } from "/static/common.js";
+import { ask, asker, element, fill, find, format, number, onLanguage, options, showOutputs, tell, text } from "/static/common.js";
 
 const MOST = 3;
 let upload = null;
@@ -44,7 +44,7 @@ async function send() {
   const [file] = find("f-file").files;
   if (!file) return;
   try {
-    if (file.size > options.largest_upload) throw new Error(text("upload_bytes").replace("{most}", options.largest_upload / 2 ** 20));
+    if (file.size > options.largest_upload) throw new Error(format("upload_bytes", { most: options.largest_upload / 2 ** 20 }));
     upload = (await ask("picture", file)).picture;
   } catch (wrong) {
     tell(wrong.message);

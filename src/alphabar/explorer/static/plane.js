@@ -1,6 +1,6 @@
 // Two dimensions: data, score field, particles, and the reverse density at a chosen point.
 
-import { ask, asker, drawn, fill, find, number, onLanguage, options, samplerControls, samplerOf, showOutputs, tell, text } from "/static/common.js";
+import { ask, asker, drawn, fill, find, format, number, onLanguage, options, samplerControls, samplerOf, shown, showOutputs, tell, text } from "/static/common.js";
 
 let points = [], flow = null, playing = 0;
 const isDrawing = () => find("p-data").value === "drawn";
@@ -12,7 +12,7 @@ function settings() {
   showOutputs("plane");
   find("p-frame").parentElement.querySelector("output").value = flow ? place() : "";
   find("p-hint").textContent = text(isDrawing() ? "draw_hint" : "point_hint");
-  find("p-clear").hidden = !isDrawing();
+  find("p-drawing").hidden = !isDrawing();
   if (isDrawing() && !points.length) { paint(); return null; }
   return { ...data(), t: number("p-t"), back: number("p-back"), x: number("p-x"), y: number("p-y") };
 }
@@ -24,7 +24,12 @@ function show(answer) {
   paint();
 }
 
-const place = () => { const t = flow.ts[Number(find("p-frame").value)]; return t < 0 ? text("done") : `t = ${Number(t.toFixed(1))}`; };
+const place = () => { const t = flow.ts[Number(find("p-frame").value)]; return t < 0 ? text("done") : `t = ${shown(t)}`; };
+
+function tellEnd() {
+  find("p-told").textContent = flow
+    ? format("flow_done", { count: flow.frames[0].length, evaluations: flow.frames.length - 1, distance: shown(flow.distance, 3) }) : "";
+}
 
 function axes() {
   const [left, top, right, bottom] = find("p-plane").querySelector("svg.plot").dataset.box.split(" ").map(Number);
@@ -78,7 +83,7 @@ async function letFlow() {
   try {
     flow = await ask("flow", { ...data(), ...samplerOf("p-s"), count: Math.round(number("p-count")), seed: Math.round(number("p-seed")) });
     Object.assign(find("p-frame"), { max: flow.frames.length - 1, value: 0, disabled: false });
-    find("p-told").textContent = flow.told;
+    tellEnd();
     tell("");
     play();
   } catch (wrong) {
@@ -91,7 +96,12 @@ function forget() {
   cancelAnimationFrame(playing);
   flow = null;
   Object.assign(find("p-frame"), { max: 0, value: 0, disabled: true });
-  find("p-told").textContent = "";
+  tellEnd();
+}
+
+function add(point) {
+  if (points.length < 300) points.push(point);
+  forget();
 }
 
 function pointed(event) {
@@ -99,7 +109,7 @@ function pointed(event) {
   const [x, y] = axes().from([((event.clientX - box.left) / box.width) * view.width, ((event.clientY - box.top) / box.height) * view.height]);
   if (Math.max(Math.abs(x), Math.abs(y)) > options.reach) return;
   const at = [Number(x.toFixed(2)), Number(y.toFixed(2))];
-  if (isDrawing()) { if (points.length < 300) points.push(at); forget(); } else [find("p-x").value, find("p-y").value] = at;
+  if (isDrawing()) add(at); else [find("p-x").value, find("p-y").value] = at;
   refresh();
 }
 
@@ -109,13 +119,14 @@ export function begin() {
   fill(find("p-schedule"), options.families);
   find("p-schedule").value = "cosine";
   for (const at of find("plane").querySelectorAll("[data-prefix]")) samplerControls(at);
-  onLanguage(relabel);
+  onLanguage(() => { relabel(); tellEnd(); });
   let down = false;
   over().addEventListener("pointerdown", (event) => { down = true; over().setPointerCapture(event.pointerId); pointed(event); });
   over().addEventListener("pointermove", (event) => down && pointed(event));
   over().addEventListener("pointerup", () => { down = false; });
   find("p-frame").addEventListener("input", () => { cancelAnimationFrame(playing); turn(); });
   find("p-flow").addEventListener("click", letFlow);
+  find("p-add").addEventListener("click", () => { add([number("p-x"), number("p-y")]); refresh(); });
   find("p-clear").addEventListener("click", () => { points = []; forget(); refresh(); });
   for (const id of ["p-data", "p-width", "p-schedule"]) find(id).addEventListener("input", forget);
   for (const id of ["p-data", "p-width", "p-schedule", "p-t", "p-back", "p-x", "p-y"]) find(id).addEventListener("input", refresh);

@@ -1,6 +1,6 @@
 // Reverse: train where there is no network yet, sample with two samplers from the same noise, look at each state.
 
-import { ask, currentLanguage, element, fill, find, number, onLanguage, options, post, samplerControls, samplerOf, tell, text } from "/static/common.js";
+import { ask, element, fill, find, format, number, onLanguage, post, samplerControls, samplerOf, shown, tell, text } from "/static/common.js";
 
 let run = null, watching = null;
 let states = [[], []], names = ["", ""];
@@ -9,9 +9,10 @@ function describe() {
   if (!run) return;
   const said = {
     none: text("run_none"),
-    training: text("run_training").replace("{loss}", run.loss === null ? "…" : run.loss.toFixed(3)),
-    ready: run.state === "ready" && text("run_ready").replace("{parameters}", run.parameters.toLocaleString("en"))
-      .replace("{shape}", run.shape.join("×")).replace("{steps}", run.steps),
+    training: format("run_training", { loss: run.loss === null ? "…" : run.loss.toFixed(3) }),
+    ready: run.state === "ready" && format("run_ready", {
+      parameters: run.parameters.toLocaleString("en"), shape: run.shape.join("×"), steps: run.steps,
+    }),
     failed: `${text("run_failed")} ${run.trouble}`,
   };
   find("r-state").textContent = said[run.state];
@@ -43,9 +44,10 @@ function show() {
   find("r-sides").replaceChildren(...states.map((side, i) => {
     // The slider goes through the longer chain; the other one keeps pace with it.
     const state = side[Math.round((step / Math.max(1, longest - 1)) * (side.length - 1))];
+    const where = state && (state.t < 0 ? text("done") : `t = ${shown(state.t)}`);
     const figures = !state ? [] : ["x_t", "x_0"].map((name) => element("figure", {},
-      element("img", { src: state[name], alt: state[`${name}_alt`], class: "pixelated" }),
-      element("figcaption", {}, `${name === "x_t" ? "x_t" : "x̂_0"} · ${state.where}`)));
+      element("img", { src: state[name], alt: format(`state_${name}_alt`, { step: state.step, where, spread: shown(state[`${name}_spread`], 3) }), class: "pixelated" }),
+      element("figcaption", {}, `${name === "x_t" ? "x_t" : "x̂_0"} · ${where}`)));
     return element("div", { class: "side" }, element("h2", {}, names[i]), ...figures);
   }));
 }
@@ -85,7 +87,7 @@ async function sample() {
     }
     find("reverse").dataset.sampled = String(Number(find("reverse").dataset.sampled ?? 0) + 1);
   } catch (wrong) {
-    tell(wrong.message);
+    tell(wrong instanceof TypeError ? text("no_server") : wrong.message); // a TypeError is what fetch and streams throw
   }
   find("r-sample").disabled = run?.state !== "ready";
   find("reverse").setAttribute("aria-busy", "false");
@@ -97,7 +99,7 @@ export async function refresh() {
 
 export function begin() {
   for (const place of find("reverse").querySelectorAll("[data-prefix]")) samplerControls(place);
-  onLanguage(describe);
+  onLanguage(() => { describe(); show(); });
   find("r-step").addEventListener("input", show);
   find("r-sample").addEventListener("click", sample);
   find("r-train").addEventListener("click", async () => {
