@@ -231,7 +231,7 @@ def test_help_names_every_argument(command, capsys):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "interpolate, convert, push, demo, info}"),
+        ([], "interpolate, convert, push, demo, explore, info}"),
         (["paint"], "noise, schedule, samplers, train, sample, edit, inpaint, interpolate, convert"),
         (["train", "--stepz", "3"], "--steps"),
         (["train", "--steps", "many"], "--steps"),

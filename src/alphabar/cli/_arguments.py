@@ -44,15 +44,16 @@ def one_of(choices: Mapping[str, Any], default: Any) -> Any:
 
 def readable(command: Command) -> Command:
     """Return a command whose ``--help`` lists the names of tables, and no defaults that say nothing."""
-    hints = get_type_hints(command, include_extras=True)
+    hints, bare = get_type_hints(command, include_extras=True), get_type_hints(command)
     for each in dataclasses.fields(command):
-        kinds = [SHORT[kind] for kind in get_args(hints[each.name]) if kind in SHORT]
+        kinds = [SHORT[kind] for kind in get_args(bare[each.name]) if kind in SHORT]
         empty = any(each.default is nothing for nothing in (None, (), False))
         names = ", ".join(each.metadata.get("choices", ()))
         default = "" if empty else f"; default: {_shown(each.default)}"
         if names or empty:
+            form = "{}" if hints[each.name] == bare[each.name] else "[{}]"  # positional, and may be left out
             help_text = arg(
-                metavar=kinds[0] if kinds and each.default is None else None,
+                metavar=form.format(kinds[0]) if kinds and each.default is None else None,
                 help_behavior_hint=f"(one of {names}{default})" if names else "",
             )
             command.__annotations__[each.name] = Annotated[hints[each.name], help_text]
