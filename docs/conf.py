@@ -57,12 +57,14 @@ BAR = re.compile(r"((?:``.*?``|[^|`]|`)*?)\|")
 
 def setup(app: Sphinx) -> None:
     """Connect what reads the library: the pictures, and docstrings whose equations are indented blocks."""
+    from formulas import set_subscripts
     from search_zh import SearchChinese
 
     app.add_search_language(SearchChinese)
     app.connect("config-inited", _name_the_site)
     app.connect("builder-inited", _make_pictures)
     app.connect("source-read", _prepare)
+    app.connect("doctree-read", set_subscripts)
     app.connect("html-collect-pages", _list_read_modules, priority=400)  # before viewcode, at 500
     app.connect("autodoc-process-docstring", _keep_equations, priority=400)  # before napoleon, at 500
 

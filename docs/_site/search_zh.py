@@ -17,7 +17,7 @@ class SearchChinese(SearchEnglish):
     """Words of Latin letters as in English; a run of Chinese characters by its characters and pairs."""
 
     lang = "zh"
-    language_name = "Chinese"
+    language_name = "English"  # of the stemmer that is sent along
     js_splitter_code = r"""
 function splitQuery(query) {
   const terms = [];

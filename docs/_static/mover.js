@@ -73,7 +73,7 @@
         const bin = Math.floor((value + 4) / width);
         if (bin >= 0 && bin < bins.length) bins[bin]++;
       }
-      const height = (density) => 270 - Math.min(density, 1.2) * 215;
+      const height = (density) => 270 - Math.min(density, 0.9) * 290;
       context.fillStyle = BLUE;
       bins.forEach((count, i) => {
         const top = height(count / values.length / width);
