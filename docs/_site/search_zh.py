@@ -1,4 +1,7 @@
-"""Search in Chinese: what is written without spaces is indexed, and asked for, by pairs of characters."""
+"""Search in Chinese: what is written without spaces is indexed by its characters and pairs, asked for by pairs.
+
+A query is cut into pairs that do not overlap, since most words have two characters: 噪声调度 asks for 噪声 and 调度.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ function splitQuery(query) {
   const terms = [];
   for (const run of query.match(/[\u3400-\u9fff]+|[^\s\p{P}\p{S}\u3400-\u9fff]+/gu) || []) {
     if (!/^[\u3400-\u9fff]{3,}$/.test(run)) terms.push(run);
-    else for (let i = 0; i + 1 < run.length; i++) terms.push(run.slice(i, i + 2));
+    else for (let i = 0; i < run.length; i += 2) terms.push(i + 2 > run.length ? run.slice(-2) : run.slice(i, i + 2));
   }
   return terms;
 }
