@@ -1,6 +1,7 @@
-"""Search in Chinese: what is written without spaces is indexed by its characters and pairs, asked for by pairs.
+"""Search in Chinese: a run of characters is indexed by characters and pairs, and asked for by pairs.
 
-A query is cut into pairs that do not overlap, since most words have two characters: 噪声调度 asks for 噪声 and 调度.
+A query is cut into pairs that do not overlap, since most words have two characters:
+噪声调度 asks for 噪声 and 调度.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ class SearchChinese(SearchEnglish):
 function splitQuery(query) {
   const terms = [];
   for (const run of query.match(/[\u3400-\u9fff]+|[^\s\p{P}\p{S}\u3400-\u9fff]+/gu) || []) {
-    if (!/^[\u3400-\u9fff]{3,}$/.test(run)) terms.push(run);
-    else for (let i = 0; i < run.length; i += 2) terms.push(i + 2 > run.length ? run.slice(-2) : run.slice(i, i + 2));
+    if (/^[\u3400-\u9fff]{3,}$/.test(run)) {
+      for (let i = 0; i + 1 < run.length; i += 2) terms.push(run.slice(i, i + 2));
+      if (run.length % 2) terms.push(run.slice(-2));
+    } else terms.push(run);
   }
   return terms;
 }
