@@ -54,6 +54,9 @@ CJK = r"[\u3001-\u9fff\uff00-\uffef]"
 BREAK = re.compile(rf"(?<={CJK})\n *(?={CJK})|(?<=[，。；：、）])\n *(?=[\w`.√ᾱ])")
 BAR = re.compile(r"((?:``.*?``|[^|`]|`)*?)\|")
 
+PLAIN: dict[tuple[str, str], list[str]] = {}
+"""Docstrings as they were before napoleon."""
+
 
 def setup(app: Sphinx) -> None:
     """Connect what reads the library: the pictures, and docstrings whose equations are indented blocks."""
@@ -67,6 +70,7 @@ def setup(app: Sphinx) -> None:
     app.connect("doctree-read", set_subscripts)
     app.connect("html-collect-pages", _list_read_modules, priority=400)  # before viewcode, at 500
     app.connect("autodoc-process-docstring", _keep_equations, priority=400)  # before napoleon, at 500
+    app.connect("autodoc-process-docstring", _restore_plain, priority=600)
 
 
 def _name_the_site(app: Sphinx, config: Any) -> None:
@@ -111,6 +115,14 @@ def joined(text: str) -> str:
 
 def _keep_equations(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     lines[:] = list(literal_blocks(lines))
+    PLAIN[what, name] = list(lines)
+
+
+def _restore_plain(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Undo what napoleon makes of "a: of x_t" beneath an attribute: a type and a description."""
+    plain = PLAIN.pop((what, name))
+    if what in {"attribute", "data", "property"}:
+        lines[:] = plain
 
 
 def literal_blocks(lines: list[str]) -> Iterator[str]:

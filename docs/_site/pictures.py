@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from alphabar import DDIM, DDPM, DEIS, DPMSolver, Fitted, Heun, NoiseSchedule, UniPC, normal
+from alphabar import DDIM, DDPM, DEIS, DPMSolver, Fitted, NoiseSchedule, UniPC, normal
 from alphabar.errors import ConfigError
 from alphabar.samplers import Sampler, gaussian_error
 
@@ -25,7 +25,6 @@ SCHEDULES: dict[str, NoiseSchedule] = {
 SAMPLERS: dict[str, Callable[[int], Sampler]] = {
     "DDPM": DDPM,
     "DDIM": DDIM,
-    "Heun": lambda evaluations: Heun((evaluations + 1) // 2, spacing="log_snr"),
     "DPM-Solver++ 2M": lambda evaluations: DPMSolver(evaluations, spacing="log_snr"),
     "UniPC 3": lambda evaluations: UniPC(evaluations, order=3, spacing="log_snr"),
     "DEIS 4": lambda evaluations: DEIS(evaluations, order=4, lower_order_final=False, spacing="log_snr"),
@@ -97,7 +96,8 @@ def error_curves() -> Any:
         axis.set_xticks(EVALUATIONS, map(str, EVALUATIONS))
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=9, loc="lower left")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=10)
     return figure
 
 
