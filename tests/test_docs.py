@@ -18,8 +18,8 @@ def pages(language):
     return {path.relative_to(DOCS / language).as_posix(): path for path in (DOCS / language).rglob("*.md")}
 
 
-def loaded(name):
-    spec = importlib.util.spec_from_file_location(name, DOCS / "_site" / f"{name}.py")
+def loaded(name, folder="_site"):
+    spec = importlib.util.spec_from_file_location(name, DOCS / folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -86,3 +86,51 @@ def test_a_dead_anchor_is_found(tmp_path):
 
 def test_what_is_loaded_from_another_host_is_found(tmp_path):
     assert site(tmp_path, a='<script src="//cdn.org/a.js">') == ["a.html loads //cdn.org/a.js"]
+
+
+def test_an_indented_block_of_a_docstring_is_kept_line_by_line():
+    lines = ["The sum.", "", "    x = a", "    y = |b|", "", "of |a|.", "", "Args:", "    a: a number."]
+    kept = [
+        "The sum.",
+        "",
+        "::",
+        "",
+        "    x = a",
+        "    y = |b|",
+        "",
+        "of \\|a\\|.",
+        "",
+        "Args:",
+        "    a: a number.",
+    ]
+    assert list(loaded("conf", ".").literal_blocks(lines)) == kept
+
+
+def test_a_break_within_a_chinese_sentence_makes_no_space_and_blocks_stay():
+    text = "前一行\n后一行，\n`代码`\n\n```python\n甲\n乙\n```\nEnglish\nstays"
+    assert (
+        loaded("conf", ".").joined(text) == "前一行后一行，`代码`\n\n```python\n甲\n乙\n```\nEnglish\nstays"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("x_t and x̂_0", [("x", "t"), ("x̂", "0")]),
+        ("√ᾱ_{t−1} · z", [("ᾱ", "{t−1}")]),
+        ("scaled_linear, x_test, self.x_0", []),
+    ],
+)
+def test_subscripts_are_set_for_letters_alone(text, found):
+    pytest.importorskip("docutils")
+    assert loaded("formulas").INDEXED.findall(text) == found
+
+
+def test_chinese_is_indexed_by_characters_and_pairs():
+    pytest.importorskip("sphinx")
+    assert set(loaded("search_zh").SearchChinese({}).split("采样器 DDIM")) == {
+        *"采样器",
+        "采样",
+        "样器",
+        "DDIM",
+    }
