@@ -1,6 +1,7 @@
 """Where a drop-in scheduler differs from diffusers' own by more than rounding; docs/diffusers.md says why."""
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -87,8 +88,13 @@ def begins_in_noise(case):
 
 
 def goes_too_far(case):
-    total = case.get("num_train_timesteps")
-    return len(np.arange(total, 0, -total / case.steps)) > case.steps
+    """Whether diffusers' trailing timesteps end at t = −1, also where ``lambda_min_clipped`` cuts them."""
+    total, clipped = case.get("num_train_timesteps"), case.get("lambda_min_clipped")
+    last = total
+    if clipped is not None and clipped > -math.inf:
+        lambdas = case.peer(**case.of("__init__")).lambda_t.flip(0).numpy()
+        last -= int(np.searchsorted(lambdas, clipped))
+    return bool((np.arange(last, 0, -total / case.steps).round() < 1).any())
 
 
 DEVIATIONS = (

@@ -3,6 +3,7 @@
     AlphabarError
     ├── ScheduleError      (ValueError)   a β or ᾱ that no schedule can have
     ├── TimestepError      (ValueError)   a t, or a spacing of t, outside 0 … T−1
+    │   └── UnknownTimestepError  (IndexError)   a t that was not set
     ├── ShapeError         (ValueError)   tensors that do not fit each other
     ├── DtypeError         (TypeError)    a precision, a device or a kind of object that does not fit
     ├── UnknownNameError   (ValueError)   a name that is in no table; the message lists the table
@@ -33,6 +34,7 @@ __all__ = [
     "ShapeError",
     "TimestepError",
     "UnknownNameError",
+    "UnknownTimestepError",
     "look_up",
 ]
 
@@ -49,6 +51,10 @@ class ScheduleError(AlphabarError, ValueError):
 
 class TimestepError(AlphabarError, ValueError):
     """A timestep, or a spacing of timesteps, outside 0 … T−1."""
+
+
+class UnknownTimestepError(TimestepError, IndexError):
+    """A timestep that is not among those that were set."""
 
 
 class ShapeError(AlphabarError, ValueError):

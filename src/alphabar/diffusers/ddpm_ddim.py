@@ -14,7 +14,7 @@ from torch import Tensor
 from alphabar.diffusers.drop_in import drop_in
 from alphabar.diffusers.steps import Step
 from alphabar.diffusers.timestep_scheduler import TimestepScheduler
-from alphabar.errors import ConfigError, TimestepError, look_up
+from alphabar.errors import ConfigError, UnknownTimestepError, look_up
 from alphabar.process import forward
 from alphabar.samplers import DDIM, DDPM, VARIANCES, Row
 from alphabar.schedule import CLEAN, Level, noise_power
@@ -109,7 +109,7 @@ class DDPMScheduler(TimestepScheduler):
         if self._chosen is None:
             return timestep - 1
         if (following := self._next(int(timestep))) is None:
-            raise TimestepError(
+            raise UnknownTimestepError(
                 f"timestep {int(timestep)} is not in the timesteps that were set: take one of those"
             )
         return torch.tensor(following)

@@ -19,7 +19,7 @@ from alphabar.diffusers.grids import MIN_ALPHA_BAR, Grid, check_falling, levels_
 from alphabar.diffusers.runs import Run, frozen, indices, kept_run
 from alphabar.diffusers.spacings import Numbers
 from alphabar.diffusers.steps import FLOW_V, Scale, Step, flow_scale, sigma_scale, stack, unit_scale
-from alphabar.errors import ConfigError, ShapeError, TimestepError, look_up
+from alphabar.errors import ConfigError, ShapeError, TimestepError, UnknownTimestepError, look_up
 from alphabar.kernels import lincomb
 from alphabar.process import spread
 from alphabar.samplers import Row
@@ -201,7 +201,7 @@ class IndexScheduler(Adapter):
             return index_of[t]
         if self.takes_any_t:
             return len(self.timesteps) - 1
-        raise TimestepError(f"timestep {t} is not in the timesteps that were set: take one of those")
+        raise UnknownTimestepError(f"timestep {t} is not in the timesteps that were set: take one of those")
 
     def _init_step_index(self, timestep: float | Tensor) -> None:
         begin = self._begin_index
@@ -230,6 +230,8 @@ class IndexScheduler(Adapter):
             step = stack([self._step_at(self.index_for_timestep(t), options) for t in timestep], sample)
             found = self._compute_step(step, model_output, sample, generator=generator)
             return self._found(*found, return_dict)
+        if self.needs_timesteps and self.num_inference_steps is None:
+            raise ConfigError("set_timesteps comes first: the steps are not known")
         if self._step_index is None:
             self._start_run(timestep)
         step = self._step_at(self._step_index, options)  # type: ignore[arg-type]
@@ -249,8 +251,6 @@ class IndexScheduler(Adapter):
         return self._output(previous, x_0, return_dict)
 
     def _start_run(self, timestep: float | Tensor) -> None:
-        if self.needs_timesteps and self.num_inference_steps is None:
-            raise ConfigError("set_timesteps comes first: the steps are not known")
         if isinstance(timestep, Tensor) and timestep.numel() > 1:
             raise ShapeError(
                 f"timestep has shape {tuple(timestep.shape)}: a multistep solver takes the whole batch "

@@ -37,11 +37,17 @@ __all__ = [
 
 Numbers = NDArray[Any]
 
+
+def _trailing(steps: int, last: int, total: int) -> Numbers:
+    """Return the timesteps without the one too many, at t = −1, that rounding can add in diffusers."""
+    timesteps: Numbers = np.arange(last, 0, -total / steps)[:steps].round() - 1
+    return np.asarray(timesteps[timesteps >= 0])
+
+
 SPACINGS: dict[str, Callable[[int, int, int], Numbers]] = {
     "leading": lambda steps, last, total: np.arange(steps)[::-1] * (last // steps),
     "linspace": lambda steps, last, total: np.linspace(0, last - 1, steps)[::-1],
-    # In diffusers rounding errors can add a step too many, at t = −1: it is left out.
-    "trailing": lambda steps, last, total: np.arange(last, 0, -total / steps)[:steps].round() - 1,
+    "trailing": _trailing,
 }
 """Timesteps by diffusers' ``timestep_spacing``, from (steps, last + 1, T)."""
 
