@@ -82,6 +82,11 @@ def repeats(case):
     return len(set(timesteps)) < len(timesteps)
 
 
+def ends_in_place(case):
+    scheduler = set_for(case.peer, case)
+    return scheduler is not None and bool(scheduler.sigmas[-2] <= scheduler.sigmas[-1] > 0)
+
+
 def begins_in_noise(case):
     scheduler = set_for(case.peer, case)
     return scheduler is not None and bool(scheduler.sigmas[0] >= 1)
@@ -132,6 +137,22 @@ DEVIATIONS = (
         "T steps visit a t twice: nothing lies between, and they divide by it; here that step is left out",
         repeats,
         example("UniPCMultistep", 40, num_train_timesteps=40),
+    ),
+    Deviation(
+        "DPM-Solver's last step has no length: 0/0, or the root of a rounding error; here it is left out",
+        both(
+            named("DPMSolverMultistep"),
+            lambda case: case.get("solver_order") > 1 or case.get("algorithm_type").startswith("sde"),
+            ends_in_place,
+        ),
+        example(
+            "DPMSolverMultistep",
+            6,
+            final_sigmas_type="sigma_min",
+            solver_type="heun",
+            lower_order_final=False,
+            use_exponential_sigmas=True,
+        ),
     ),
     Deviation(
         "σ spaced in itself, its whole t cut off: cut off after rounding errors",
@@ -186,7 +207,10 @@ DEVIATIONS = (
             named("UniPCMultistep"),
             has(solver_order=[2, 3], lower_order_final=[False]),
             lambda case: (
-                case.get("final_sigmas_type") == "zero" or is_flow(case) or spaced_by(*SPACINGS)(case)
+                case.get("final_sigmas_type") == "zero"
+                or is_flow(case)
+                or spaced_by(*SPACINGS)(case)
+                or ends_in_place(case)
             ),
         ),
         example("UniPCMultistep", lower_order_final=False),
@@ -224,6 +248,13 @@ DEVIATIONS = (
         "timesteps of one's own are ignored in flow matching; here an error",
         both(is_flow, lambda case: "timesteps" in case.options),
         Case("DPMSolverSinglestep", {**FLOW, "timesteps": [900, 500, 100]}),
+    ),
+    Deviation(
+        "UniPC takes √(1−ᾱ)/√ᾱ of two spacings for σ of flow matching; here it is converted, as Karras' is",
+        both(named("UniPCMultistep"), is_flow, spaced_by("exponential", "beta")),
+        example(
+            "UniPCMultistep", **FLOW, use_exponential_sigmas=True, num_train_timesteps=100, beta_end=0.012
+        ),
     ),
     Deviation(
         "UniPC spaces σ of flow matching from 1, where ᾱ = 0: NaN",

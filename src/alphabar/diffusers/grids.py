@@ -38,6 +38,7 @@ __all__ = [
     "SolverGrid",
     "check_falling",
     "evaluated_twice",
+    "is_same_level",
     "levels_of",
     "sigma_grid",
     "solver_grid",
@@ -66,6 +67,11 @@ def levels_of(sigmas: Sequence[float]) -> tuple[Level, ...]:
     return tuple(Level(i, -math.log1p(sigma**2)) for i, sigma in enumerate(sigmas))
 
 
+def is_same_level(t: Level, s: Level) -> bool:
+    """Return whether two σ are one, apart from rounding to float32, in which diffusers holds them."""
+    return math.isclose(t.sigma_ve, s.sigma_ve, rel_tol=1e-6)
+
+
 def check_falling(levels: Sequence[Level]) -> None:
     """Require levels each no noisier than the one before, as steps that add noise need.
 
@@ -73,7 +79,7 @@ def check_falling(levels: Sequence[Level]) -> None:
         ConfigError: noise that rises.
     """
     for t, s in pairwise(levels):
-        if s.sigma_ve > t.sigma_ve * (1 + 1e-9):
+        if s.sigma_ve > t.sigma_ve and not is_same_level(t, s):
             raise ConfigError(
                 f"σ rises from {t.sigma_ve:g} to {s.sigma_ve:g}: diffusers takes ᾱ = 2⁻²⁴ for zero terminal "
                 "SNR, and ᾱ of the t before is smaller. Take fewer steps, or a scheduler that adds no noise"

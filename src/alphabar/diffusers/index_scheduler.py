@@ -15,7 +15,7 @@ from torch import Tensor
 
 from alphabar.checks import check_alike
 from alphabar.diffusers.adapter import Adapter
-from alphabar.diffusers.grids import MIN_ALPHA_BAR, Grid, check_falling, levels_of
+from alphabar.diffusers.grids import MIN_ALPHA_BAR, Grid, check_falling, is_same_level, levels_of
 from alphabar.diffusers.runs import Run, frozen, indices, kept_run
 from alphabar.diffusers.spacings import Numbers
 from alphabar.diffusers.steps import FLOW_V, Scale, Step, flow_scale, sigma_scale, stack, unit_scale
@@ -276,7 +276,7 @@ class IndexScheduler(Adapter):
         levels = self._run.grid.levels[first:]
         if self.always_draws:
             check_falling(levels)
-        moves = [not math.isclose(t.sigma_ve, s.sigma_ve, rel_tol=1e-9) for t, s in pairwise(levels)]
+        moves = [not is_same_level(t, s) for t, s in pairwise(levels)]
         moves[-1] = moves[-1] or self.has_corrector
         distinct = [levels[0], *compress(levels[1:], moves)]
         if not moves[-1] and self.last_counts:

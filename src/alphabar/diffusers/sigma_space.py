@@ -19,6 +19,7 @@ from alphabar.diffusers.grids import Grid, evaluated_twice, sigma_grid
 from alphabar.diffusers.index_scheduler import IndexScheduler, plain_step, step_with_noise
 from alphabar.diffusers.spacings import Numbers
 from alphabar.diffusers.steps import HISTORY, Step, sigma_scale
+from alphabar.errors import ConfigError
 from alphabar.process import forward
 from alphabar.samplers import LMS, Euler, EulerAncestral, Heun, Row
 from alphabar.schedule import Level
@@ -120,15 +121,20 @@ class EulerDiscreteScheduler(IndexScheduler):
         return self._take_step(model_output, timestep, sample, return_dict, factor)
 
     def _make_grid(self, schedule_sigmas: Numbers, **given: Any) -> Grid:
+        if self._is_continuous() and given.get("timesteps") is not None:
+            raise ConfigError("continuous timesteps are ¼ log σ, and follow from sigmas: give those")
         return self._with_timesteps(make_sigma_grid(self, schedule_sigmas, **given))
 
     def _all_levels(self, schedule_sigmas: Numbers) -> Grid:
         return self._with_timesteps(super()._all_levels(schedule_sigmas))
 
+    def _is_continuous(self) -> bool:
+        chosen = self._options["timestep_type"], self._options["prediction_type"]
+        return chosen == ("continuous", "v_prediction")
+
     def _with_timesteps(self, grid: Grid) -> Grid:
         """Return the grid with ¼ log σ for timesteps, where they are continuous."""
-        chosen = self._options["timestep_type"], self._options["prediction_type"]
-        if chosen != ("continuous", "v_prediction"):
+        if not self._is_continuous():
             return grid
         return replace(grid, timesteps=np.log([level.sigma_ve for level in grid.levels[:-1]]) / 4)
 
