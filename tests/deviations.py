@@ -87,11 +87,6 @@ def ends_in_place(case):
     return scheduler is not None and bool(scheduler.sigmas[-2] <= scheduler.sigmas[-1] > 0)
 
 
-def begins_in_noise(case):
-    scheduler = set_for(case.peer, case)
-    return scheduler is not None and bool(scheduler.sigmas[0] >= 1)
-
-
 def goes_too_far(case):
     """Whether diffusers' trailing timesteps end at t = −1, also where ``lambda_min_clipped`` cuts them."""
     total, clipped = case.get("num_train_timesteps"), case.get("lambda_min_clipped")
@@ -255,11 +250,6 @@ DEVIATIONS = (
         example(
             "UniPCMultistep", **FLOW, use_exponential_sigmas=True, num_train_timesteps=100, beta_end=0.012
         ),
-    ),
-    Deviation(
-        "UniPC spaces σ of flow matching from 1, where ᾱ = 0: NaN",
-        both(named("UniPCMultistep"), is_flow, spaced_by(*SPACINGS), begins_in_noise),
-        example("UniPCMultistep", **FLOW, use_beta_sigmas=True),
     ),
     Deviation(
         "DPM-Solver and DEIS take another spacing's √(1−ᾱ)/√ᾱ for σ of flow matching; here an error",
