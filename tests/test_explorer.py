@@ -4,6 +4,11 @@ import itertools
 import json
 import math
 import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
 from io import BytesIO
 from pathlib import Path
 
@@ -13,6 +18,7 @@ from PIL import Image
 
 from alphabar import DDPM, GaussianMixture, NoiseSchedule, explorer
 from alphabar.cli import main
+from alphabar.cli.explore import Explore
 from alphabar.errors import AlphabarError, ConfigError, DataError, ScheduleError, TimestepError
 from alphabar.explorer import forward, pictures, plane, schedules, svg, tables
 from alphabar.explorer.asking import LANGUAGES, texts_of
@@ -378,9 +384,37 @@ def test_a_wrong_argument_is_one_line(arguments, said, capsys, monkeypatch):
     assert said in line
 
 
-def test_without_its_extra_the_command_says_how_to_install_it(capsys, monkeypatch):
-    import sys
+def test_the_command_serves_the_page_until_it_is_interrupted(tmp_path):
+    pytest.importorskip("uvicorn")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "photo.png")
+    arguments = ["--port", str(port), "--image", str(tmp_path / "photo.png"), "--lang", "zh"]
+    command = [sys.executable, "-m", "alphabar", "explore", *arguments]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as running:
+        try:
+            assert running.stdout.readline() == f"http://127.0.0.1:{port}\n"
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/options") as answer:
+                found = json.load(answer)
+        finally:
+            running.send_signal(signal.SIGINT)
+        assert running.wait(timeout=60) == 0
+    assert found["language"] == "zh"
+    assert found["pictures"][0] == "given"
 
+
+def test_a_run_that_is_given_or_lies_where_the_demo_left_it_is_shown(tmp_path, monkeypatch):
+    few = ["--steps", "1", "--batch-size", "4", "--channels", "8", "--precision", "float32"]
+    monkeypatch.chdir(tmp_path)
+    assert Explore()._page().run.progress.state == "none"
+    assert main(["train", *few, "--out", "demo/run"]) == 0
+    for command in (Explore(), Explore(run="demo/run")):
+        page = command._page()
+        assert page.run.progress.state == "ready"
+        assert page.run.trained.shape == (1, 8, 8)
+
+
+def test_without_its_extra_the_command_says_how_to_install_it(capsys, monkeypatch):
     monkeypatch.delitem(sys.modules, "alphabar.explorer.server", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert main(["explore"]) == 2
@@ -388,8 +422,6 @@ def test_without_its_extra_the_command_says_how_to_install_it(capsys, monkeypatc
 
 
 def test_a_port_in_use_is_one_line(capsys):
-    import socket
-
     pytest.importorskip("uvicorn")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["explore", "--port", str(taken.getsockname()[1])]) == 2

@@ -214,6 +214,17 @@ def test_the_tabs_are_moved_through_by_keys(opened):
     expects(page.locator("[role=tabpanel]:visible")).to_have_count(1)
 
 
+def test_the_language_is_switched_on_the_page_and_kept_by_a_reload(opened):
+    page = opened("forward")
+    page.locator("#f-t").fill("700")
+    page.locator("#language").select_option("zh")
+    for _ in range(2):
+        expects(page.locator("html")).to_have_attribute("lang", "zh-CN")
+        expects(page.locator("#tab-samplers")).to_have_text("采样器")
+        expects(page.locator("#f-panes img").first).to_have_attribute("alt", re.compile("信噪比"))
+        page.reload()
+
+
 def test_each_control_has_a_name(opened):
     page = opened("forward")
     for tab in TABS:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from alphabar.cli import demo
 from alphabar.cli._arguments import device, one_of, readable
@@ -28,7 +28,7 @@ DEMO = Path("demo", "run")  # where the demo leaves its digits
 class Explore:
     """Show noising, schedules and sampling on a page in the browser, to move by hand and see."""
 
-    run: Positional[str | None] = None
+    run: Positional[Annotated[str | None, arg(metavar="[RUN]")]] = None
     """A folder that ``alphabar train`` or diffusers wrote, or the name of a pipeline on the hub; by default
     the digits of the demo: demo/run, or trained when the page asks for it."""
     image: Path | None = None

@@ -87,7 +87,7 @@ def serve(page: Page, host: str, port: int, ready: Callable[[], object] = lambda
         page: what it shows.
         host: the address to listen on.
         port: the port.
-        ready: called when the server is about to listen.
+        ready: called when the server listens.
 
     Raises:
         ConfigError: the address cannot be listened on.
@@ -98,6 +98,7 @@ def serve(page: Page, host: str, port: int, ready: Callable[[], object] = lambda
     except (SystemExit, OSError):
         raise ConfigError(f"{host}:{port} cannot be listened on: choose another --port or --host") from None
     with socket:
+        socket.listen()
         ready()
         with suppress(KeyboardInterrupt):  # how it is meant to end
             uvicorn.Server(config).run(sockets=[socket])

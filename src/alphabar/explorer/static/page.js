@@ -55,7 +55,10 @@ for (const button of document.querySelectorAll("[data-copies]")) {
 const language = find("language");
 fill(language, Object.keys(options.languages), (key) => options.languages[key]);
 language.value = currentLanguage();
-language.addEventListener("input", () => setLanguage(language.value));
+language.addEventListener("input", () => {
+  history.replaceState(null, "", `?lang=${language.value}${location.hash}`); // so that a reload keeps it
+  setLanguage(language.value);
+});
 for (const module of Object.values(modules)) module.begin();
 onLanguage(() => Object.values(modules).forEach((module) => module.refresh()));
 setLanguage(currentLanguage());

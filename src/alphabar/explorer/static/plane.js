@@ -13,6 +13,7 @@ function settings() {
   find("p-frame").parentElement.querySelector("output").value = flow ? place() : "";
   find("p-hint").textContent = text(isDrawing() ? "draw_hint" : "point_hint");
   find("p-drawing").hidden = !isDrawing();
+  find("p-plane").classList.toggle("drawing", isDrawing());
   if (isDrawing() && !points.length) { paint(); return null; }
   return { ...data(), t: number("p-t"), back: number("p-back"), x: number("p-x"), y: number("p-y") };
 }
