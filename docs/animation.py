@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
 from alphabar import DPMSolver, NoiseSchedule, add_noise, iter_sample
 from alphabar.cli import plots
@@ -43,6 +43,7 @@ def digits(run: Path) -> list[Tensor]:
 
 def _sheet(images: Tensor) -> Tensor:
     rows, columns = DIGITS
+    images = pad(images, (1, 1, 1, 1), value=-1)
     side = images.shape[-1]
     grid = images.view(rows, columns, side, side).transpose(1, 2).reshape(1, 1, rows * side, columns * side)
     return interpolate(grid, size=(HEIGHT, HEIGHT * columns // rows), mode="nearest")[0].expand(3, -1, -1)
