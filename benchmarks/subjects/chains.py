@@ -40,7 +40,6 @@ ABOUT = (
 )
 PICTURED = "16×3×32×32"
 SMALL, BATCH = (1, 3, 32, 32), (16, 3, 32, 32)
-FIRST_USE = "first use"
 CONSTANT = 0.9  # a step of a long chain costs at most so much more than one of a short chain, as 1/1.1
 
 CHAINS: dict[str, tuple[Callable[[int], Sampler], str, dict[str, Any]]] = {
@@ -76,19 +75,19 @@ def run(settings: Settings) -> Iterator[Result]:
     """Measure every chain, then short ones beside long ones."""
     for name, steps, shape, aim in RUNS:
         kind, theirs, options = CHAINS[name]
-        mine = ours(kind(steps), shape, settings.device)
-        entrants = {
-            **peers.named(alphabar=mine),
-            FIRST_USE: partial(first_use, kind, steps, shape, settings.device),
-            **peers.named(
-                diffusers=diffusers_chain(theirs, options, steps, shape, settings.device),
-                diffusers_first_use=diffusers_first_use(theirs, options, steps, shape, settings.device),
-                azula=azula_chain(name, steps, shape, settings.device),
-                floor=floor(len(kind(steps).plan(NoiseSchedule.linear())), shape, settings.device),
-            ),
-        }
-        case = Case(f"{name}, {steps} steps, {_size(shape)}", entrants, {"diffusers": aim} if aim else {})
-        yield measure(case, settings)
+        device, size = settings.device, f"{name}, {steps} steps, {_size(shape)}"
+        entrants = peers.named(
+            alphabar=ours(kind(steps), shape, device),
+            diffusers=diffusers_chain(theirs, options, steps, shape, device),
+            azula=azula_chain(name, steps, shape, device),
+            floor=floor(len(kind(steps).plan(NoiseSchedule.linear())), shape, device),
+        )
+        first = peers.named(
+            alphabar=partial(first_use, kind, steps, shape, device),
+            diffusers=diffusers_first_use(theirs, options, steps, shape, device),
+        )
+        yield measure(Case(size, entrants, {"diffusers": aim} if aim else {}), settings)
+        yield measure(Case(f"{size}, first use", first), settings)
     yield _per_step(settings)
 
 
@@ -127,15 +126,18 @@ def diffusers_first_use(
 def pipeline_loop(scheduler: Any, steps: int, shape: tuple[int, ...], device: str) -> Callable[[], Tensor]:
     """Return the loop of diffusers' DDPMPipeline and its kin around a scheduler."""
     draws = "generator" in type(scheduler).step.__code__.co_varnames
+    # diffusers' schedulers of flow matching have neither of these.
+    scaled = getattr(scheduler, "scale_model_input", lambda x, t: x)
+    start = getattr(scheduler, "init_noise_sigma", None)
 
     def call() -> Tensor:
         generator = torch.Generator(device).manual_seed(0)
         scheduler.set_timesteps(steps, device=device)
-        x = torch.randn(shape, generator=generator, device=device) * scheduler.init_noise_sigma
+        x = torch.randn(shape, generator=generator, device=device)
+        x = x if start is None else x * scheduler.init_noise_sigma
         more = {"generator": generator} if draws else {}
         for t in scheduler.timesteps:
-            given = scheduler.scale_model_input(x, t)
-            x = scheduler.step(given * 0.5, t, x, **more).prev_sample
+            x = scheduler.step(scaled(x, t) * 0.5, t, x, **more).prev_sample
         return x
 
     return call
@@ -163,12 +165,13 @@ def floor(evaluations: int, shape: tuple[int, ...], device: str) -> Callable[[],
 
 def forget() -> None:
     """Empty every cache of the package, as a fresh process has them."""
-    for clear in _caches():
+    for clear in caches():
         clear()
 
 
 @lru_cache
-def _caches() -> list[Callable[[], None]]:
+def caches() -> list[Callable[[], None]]:
+    """Return what empties each cache of the modules that are loaded."""
     modules = [module for name, module in sys.modules.items() if name.partition(".")[0] == "alphabar"]
     held = [value for module in modules for value in vars(module).values() if hasattr(value, "cache_clear")]
     kinds = [value for module in modules for value in vars(module).values() if hasattr(value, "plan")]
