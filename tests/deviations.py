@@ -114,6 +114,25 @@ DEVIATIONS = (
         example("DDPM", variance_type="learned"),
     ),
     Deviation(
+        "DDIM with η = 1 from ᾱ = 0: ε̂ has the root of a rounding error, which may be negative",
+        both(
+            named("DDIM"),
+            has(rescale_betas_zero_snr=[True], eta=[1.0], prediction_type=["sample", "v_prediction"]),
+        ),
+        Case(
+            "DDIM",
+            {
+                "timestep_spacing": "trailing",
+                "prediction_type": "sample",
+                "rescale_betas_zero_snr": True,
+                "set_alpha_to_one": False,
+                "eta": 1.0,
+                "use_clipped_model_output": True,
+                "num_inference_steps": 6,
+            },
+        ),
+    ),
+    Deviation(
         "DDIM inversion of x̂_0 from clean data: ε̂ = (x − x̂_0)/0",
         both(named("DDIMInverse"), has(prediction_type=["sample"], set_alpha_to_one=[True])),
         example("DDIMInverse", prediction_type="sample"),
