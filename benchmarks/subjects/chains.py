@@ -128,13 +128,13 @@ def pipeline_loop(scheduler: Any, steps: int, shape: tuple[int, ...], device: st
     draws = "generator" in type(scheduler).step.__code__.co_varnames
     # diffusers' schedulers of flow matching have neither of these.
     scaled = getattr(scheduler, "scale_model_input", lambda x, t: x)
-    start = getattr(scheduler, "init_noise_sigma", None)
+    is_scaled = hasattr(scheduler, "init_noise_sigma")
 
     def call() -> Tensor:
         generator = torch.Generator(device).manual_seed(0)
         scheduler.set_timesteps(steps, device=device)
         x = torch.randn(shape, generator=generator, device=device)
-        x = x if start is None else x * scheduler.init_noise_sigma
+        x = x * scheduler.init_noise_sigma if is_scaled else x
         more = {"generator": generator} if draws else {}
         for t in scheduler.timesteps:
             x = scheduler.step(scaled(x, t) * 0.5, t, x, **more).prev_sample

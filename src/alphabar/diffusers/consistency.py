@@ -168,6 +168,11 @@ def with_draws(self: IndexScheduler, steps: Iterable[Step], draws: bool) -> list
     return [*(replace(step, draws=draws) for step in all_but_one), replace(last, draws=draws and is_cut)]
 
 
+def noise_dtype(self: IndexScheduler, output: Tensor, sample: Tensor) -> torch.dtype:
+    """Return the precision in which diffusers draws noise."""
+    return torch.promote_types(output.dtype, sample.dtype)
+
+
 def final_alpha_cumprod(self: IndexScheduler) -> Tensor:
     """Return ᾱ beyond t = 0, where neither of the two ever steps."""
     return torch.tensor(1.0) if self._options["set_alpha_to_one"] else self.alphas_cumprod[0]
@@ -197,13 +202,11 @@ class LCMScheduler(IndexScheduler):
     _make_schedule = schedule_below_one
     add_noise = add_noise
     get_velocity = get_velocity
+    _noise_dtype = noise_dtype
     step = step_with_noise
 
     def _make_grid(self, schedule_sigmas: Numbers, **given: Any) -> Grid:
         return consistency_grid(self._options, schedule_sigmas, 0.0, **given)
-
-    def _noise_dtype(self, output: Tensor, sample: Tensor) -> torch.dtype:
-        return torch.promote_types(output.dtype, sample.dtype)
 
     def _rows(self, levels: Sequence[Level], first: int, *options: Any) -> Iterable[Row]:
         for timestep, (t, s) in zip(self._run.grid.timesteps[first:], pairwise(levels), strict=True):
@@ -236,6 +239,7 @@ class TCDScheduler(IndexScheduler):
     _make_schedule = schedule_below_one
     add_noise = add_noise
     get_velocity = get_velocity
+    _noise_dtype = noise_dtype
 
     def _configure(self) -> None:
         super()._configure()
@@ -259,9 +263,6 @@ class TCDScheduler(IndexScheduler):
     def _make_grid(self, schedule_sigmas: Numbers, **given: Any) -> Grid:
         end = float(schedule_sigmas[0])
         return consistency_grid(self._options, schedule_sigmas, end, any_t=True, **given)
-
-    def _noise_dtype(self, output: Tensor, sample: Tensor) -> torch.dtype:
-        return torch.promote_types(output.dtype, sample.dtype)
 
     def _make_steps(self, first: int, *options: Any) -> list[Step]:
         (eta,) = options

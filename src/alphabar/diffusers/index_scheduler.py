@@ -265,8 +265,7 @@ class IndexScheduler(Adapter):
         if step is None and index < len(self._run.grid.timesteps):
             start = first if self.uses_history else index  # a step not taken may have no answer
             made = enumerate(self._make_steps(start, *options), start)
-            self._run.keep({(index, first, options): step for index, step in made})
-            step = self._run.steps.get(key)
+            step = self._run.keep({(k, first, options): step for k, step in made}).get(key)
         if step is None:
             raise TimestepError(f"step {index} of {len(self.timesteps)}: the run is over: call set_timesteps")
         return step

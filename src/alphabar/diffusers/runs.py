@@ -44,11 +44,12 @@ class Run:
         """(n + 1,) where the network is evaluated, and where the last step lands."""
         return self.grid.evaluations or self.grid.levels
 
-    def keep(self, steps: dict[Hashable, Step]) -> None:
-        """Remember steps by whatever they are looked up by."""
+    def keep(self, steps: dict[Hashable, Step]) -> dict[Hashable, Step]:
+        """Remember steps by what they are looked up by, and return them: another thread may forget them."""
         if len(self.steps) + len(steps) > MOST_STEPS:
             self.steps.clear()
         self.steps.update(steps)
+        return steps
 
 
 def indices(timesteps: Sequence[float]) -> dict[float, int]:

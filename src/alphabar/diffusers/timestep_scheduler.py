@@ -135,8 +135,7 @@ class TimestepScheduler(Adapter):
         if step is None:
             together = [k for k in self._made_together(t) if (k, options) not in known]
             made = zip(together, self._make_steps(together, *options), strict=True)
-            self._run.keep({(at, options): step for at, step in made})
-            step = known[t, options]
+            step = self._run.keep({(at, options): step for at, step in made})[t, options]
         return step
 
     def _made_together(self, t: int) -> Sequence[int]:
