@@ -1,6 +1,7 @@
 """Data, networks, losses, averages, checkpoints, and training as a generator of steps."""
 
 from alphabar.denoise.hub import push_to_hub
+from alphabar.training.averages import Averages, Profile, exponential, parse_profile, power
 from alphabar.training.checkpoint import Checkpoint, check_place, load, of, save
 from alphabar.training.config import TrainConfig, has_bfloat16
 from alphabar.training.data import (
@@ -12,7 +13,6 @@ from alphabar.training.data import (
     to_uint8,
     to_unit,
 )
-from alphabar.training.ema import EMA
 from alphabar.training.loop import TrainStep, train, training_data
 from alphabar.training.loss import LOSSES
 from alphabar.training.network import unet
@@ -20,21 +20,25 @@ from alphabar.training.objective import VARIANCES, Objective
 from alphabar.training.timesteps import TIMESTEPS
 
 __all__ = [
-    "EMA",
     "LOSSES",
     "TIMESTEPS",
     "VARIANCES",
+    "Averages",
     "Batch",
     "Checkpoint",
     "ImageData",
     "Objective",
+    "Profile",
     "TrainConfig",
     "TrainStep",
     "check_place",
+    "exponential",
     "has_bfloat16",
     "load",
     "load_data",
     "of",
+    "parse_profile",
+    "power",
     "push_to_hub",
     "read_image",
     "sample_photograph",

@@ -25,10 +25,10 @@ from alphabar.errors import ConfigError, MissingExtraError, NoAnswerError
 from alphabar.process import addressed
 from alphabar.schedule import FAMILIES
 from alphabar.training.attention import WrittenOut
+from alphabar.training.averages import Averages, exponential
 from alphabar.training.checkpoint import Checkpoint
 from alphabar.training.config import PRECISIONS, TrainConfig
 from alphabar.training.data import Batch, ImageData, Progress, load_data, to_unit
-from alphabar.training.ema import EMA
 from alphabar.training.network import unet
 from alphabar.training.objective import VARIANCES, Objective
 from alphabar.training.order import Order, batches
@@ -89,10 +89,10 @@ def train(
     shape = (depth, height, width)
     bare = network or _new_network(config, shape, len(classes))
     model, optimizer = _prepared(config, bare, accelerator)
-    ema = EMA(bare.parameters(), config.ema_decay)
+    averages = Averages(bare, [exponential(config.ema_decay)])
 
     def snapshot() -> Checkpoint:
-        with ema.averaged():
+        with averages.averaged():
             kept = copy.deepcopy(bare).eval()
         return Checkpoint(kept, schedule, config.prediction, shape, classes, asdict(config))
 
@@ -118,7 +118,7 @@ def train(
         accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
-        ema.update()
+        averages.update()
         yield TrainStep(step + 1, value, (step + 1) * config.batch_size, rate, snapshot)
 
 
