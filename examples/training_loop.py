@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import mse_loss
 
 from alphabar import Denoiser, DPMSolver, NoiseSchedule, add_noise, sample, velocity
-from alphabar.training import EMA, load_data, to_unit, unet
+from alphabar.training import Averages, exponential, load_data, to_unit, unet
 
 
 def main(steps: int = 800, batch: int = 128, count: int = 6) -> None:
@@ -19,7 +19,7 @@ def main(steps: int = 800, batch: int = 128, count: int = 6) -> None:
     images = to_unit(data[range(len(data))].images)
     network = unet((1, 8, 8))
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
-    average = EMA(network.parameters(), decay=0.99)
+    averages = Averages(network, [exponential(0.99)])
     for step in range(1, steps + 1):
         x_0 = images[torch.randint(len(images), (batch,))]
         t = torch.randint(len(schedule), (batch,))
@@ -29,10 +29,10 @@ def main(steps: int = 800, batch: int = 128, count: int = 6) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        average.update()
+        averages.update()
         if step % 100 == 0:
             print(f"step {step}  loss {loss:.4f}")
-    with average.averaged():
+    with averages.averaged():
         denoiser = Denoiser(network.eval(), schedule, "v_prediction")
         digits = sample(denoiser, (count, 1, 8, 8), DPMSolver(steps=20), seed=0, progress=False)
     for row in torch.cat(list(digits[:, 0]), dim=1):
