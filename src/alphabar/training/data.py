@@ -132,6 +132,11 @@ class ImageData(Dataset[Batch]):
         """All images, uint8 (N, C, H, W), if they are in memory, else ``None``."""
         return self.images if isinstance(self.images, Tensor) else None
 
+    @property
+    def block(self) -> int:
+        """How many neighbours are read together: 1 where each image can be read alone."""
+        return 1
+
     def subset(self, indices: Iterable[int]) -> ImageData:
         """Return the data set of these images alone, in this order."""
         try:

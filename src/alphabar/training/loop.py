@@ -99,7 +99,7 @@ def train(
     draw = _Draw(config, len(classes), schedule.log_snr.to(device))
     buffers = torch.empty(2, share, *shape, device=device)  # of the noise and the network's input
     offset = accelerator.process_index * share
-    order = Order(len(data), config.seed, config.steps, config.batch_size, offset, share)
+    order = Order(len(data), config.seed, config.steps, config.batch_size, offset, share, block=data.block)
     use_bf16 = PRECISIONS[config.precision](device)
     began = time.monotonic()
     for step, batch in enumerate(batches(data, order, device)):

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from alphabar.process import addressed
 from alphabar.training.data import Batch, ImageData
-from alphabar.training.streams import ORDER
+from alphabar.training.permutation import permuted_in_blocks
 
 __all__ = ["Order", "batches"]
+
+Step = TypeVar("Step", int, Tensor)
+AHEAD = 4096  # images whose order is computed at once: it costs about as much as that of ten
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Order:
         batch_size: images a batch, over all processes.
         offset: where the share of this process starts in a batch.
         share: images a batch of this process.
+        start: the first step that is iterated over, where a run is resumed.
+        block: images that lie together where they are read, and are therefore taken shortly after each other.
     """
 
     images: int
@@ -36,28 +41,24 @@ class Order:
     batch_size: int
     offset: int
     share: int
+    start: int = 0
+    block: int = 1
 
-    def first(self, step: int) -> int:
+    def first(self, step: Step) -> Step:
         """Return the number of the first image of this process's share, counted from the start of the run."""
         return step * self.batch_size + self.offset
 
     def __len__(self) -> int:
-        return self.steps
+        return self.steps - self.start
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.steps):
-            first = self.first(step)
-            yield [self._image(number) for number in range(first, first + self.share)]
-
-    def _image(self, number: int) -> int:
-        epoch, place = divmod(number, self.images)
-        return _permutation(self.images, self.seed, epoch)[place]
-
-
-@lru_cache(maxsize=2)
-def _permutation(count: int, seed: int, epoch: int) -> list[int]:
-    draws = addressed.uniform(count, seed=seed, stream=ORDER, first=epoch * count)
-    return list(draws.argsort(stable=True).tolist())
+        at_once = -(-AHEAD // self.share)
+        for start in range(self.start, self.steps, at_once):
+            steps = torch.arange(start, min(start + at_once, self.steps))
+            numbers = self.first(steps)[:, None] + torch.arange(self.share)
+            epoch, place = numbers // self.images, numbers % self.images
+            images = permuted_in_blocks(place, self.images, self.block, seed=self.seed, number=epoch)
+            yield from images.tolist()
 
 
 def batches(data: ImageData, order: Order, device: torch.device) -> Iterator[Batch]:
