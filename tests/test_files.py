@@ -9,7 +9,7 @@ import pytest
 from cases import check_error
 
 from alphabar.denoise import files
-from alphabar.denoise.files import check_writable, finish, replaced_files, whole_file
+from alphabar.denoise.files import check_writable, finish, held, remove_drafts, replaced_files, whole_file
 from alphabar.errors import CheckpointError
 
 LIST = "list.json"
@@ -143,6 +143,30 @@ def test_killed_before_any_change_the_place_holds_the_old_files_or_the_new_ones(
     assert seen == sorted(seen)
     assert seen[0] is False
     assert seen[-2] is True  # killed after the commit, before the end
+
+
+def test_a_file_of_a_killed_process_is_whole_or_not_there_and_its_draft_can_be_removed(tmp_path):
+    def work():
+        with whole_file(tmp_path / "x.txt") as draft:
+            draft.write_text("new")
+
+    (tmp_path / "mine").write_text("precious")
+    step = left = 0
+    while killed_at(step, work):
+        left += any(path.name.startswith(files.FILE_DRAFT) for path in tmp_path.iterdir())
+        remove_drafts(tmp_path)
+        found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+        assert found in ({"mine": "precious"}, {"mine": "precious", "x.txt": "new"})
+        (tmp_path / "x.txt").unlink(missing_ok=True)
+        step += 1
+    assert left > 1
+
+
+def test_a_held_folder_is_refused_to_others_and_free_afterwards(tmp_path):
+    with held(tmp_path):
+        check_error(lambda: write(tmp_path, a="1"), CheckpointError, "being written by another process")
+    write(tmp_path, a="1")
+    assert contents(tmp_path) == {"a": "1"}
 
 
 def test_a_place_that_cannot_be_written_is_named_and_left_as_it_was(tmp_path, monkeypatch):

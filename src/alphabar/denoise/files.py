@@ -28,15 +28,18 @@ __all__ = [
     "check_writable",
     "digest",
     "finish",
+    "held",
     "is_untouched",
     "listed",
     "may_write",
     "read_json",
+    "remove_drafts",
     "replaced_files",
     "whole_file",
 ]
 
 DRAFT = ".alphabar-draft-"
+FILE_DRAFT = ".alphabar-file-"
 COMMITTED = ".alphabar-new"
 FILES = "files"
 FIRST_VERSION = (
@@ -53,11 +56,17 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a place to write to; when the block ends well, what is there becomes ``path``."""
     place = Path(path)
     place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as folder:
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=FILE_DRAFT) as folder:
         draft = Path(folder, place.name)  # the suffix tells writers the format
         yield draft
         _flush(draft)
         draft.replace(place)
+
+
+def remove_drafts(folder: str | Path) -> None:
+    """Remove what killed processes left of :func:`whole_file` in a folder; to be called by who holds it."""
+    for abandoned in Path(folder).glob(f"{FILE_DRAFT}*"):
+        shutil.rmtree(abandoned)
 
 
 @contextmanager
@@ -77,7 +86,7 @@ def replaced_files(folder: str | Path, manifest: str) -> Iterator[Path]:
     is_new = not place.exists()
     place.mkdir(parents=True, exist_ok=True)
     try:
-        with _locked(place):
+        with held(place):
             finish(place, manifest)
             for abandoned in place.glob(f"{DRAFT}*"):
                 shutil.rmtree(abandoned)
@@ -96,6 +105,30 @@ def replaced_files(folder: str | Path, manifest: str) -> Iterator[Path]:
         if is_new:
             with suppress(OSError):  # it is not empty where all went well
                 place.rmdir()
+
+
+@contextmanager
+def held(place: Path) -> Iterator[None]:
+    """Hold a folder against other processes while the block runs, where the system has such locks.
+
+    Raises:
+        CheckpointError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise CheckpointError(f"{place} is being written by another process") from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def finish(folder: str | Path, manifest: str) -> None:
@@ -282,29 +315,5 @@ def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _locked(place: Path) -> Iterator[None]:
-    """Hold the place against other processes, where the system has such locks.
-
-    Raises:
-        CheckpointError: another process holds it.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    descriptor = os.open(place, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise CheckpointError(f"{place} is being written by another process") from None
-        yield
     finally:
         os.close(descriptor)
