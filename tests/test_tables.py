@@ -88,9 +88,7 @@ def test_a_table_that_holds_no_images_is_an_error(tmp_path):
         columns = {"image": [stored(plain(0))] * 3, "label": [7, 0, 3]}
         load_data(write_parquet(tmp_path / "c.parquet", columns, FEATURES))
     (tmp_path / "d.parquet").write_bytes(b"no parquet")
-    with pytest.raises(
-        DataError, match=r"d\.parquet', taken for a \.parquet file, cannot be read: .*Parquet"
-    ):
+    with pytest.raises(DataError, match=r"d\.parquet cannot be read: .*Parquet"):
         load_data(str(tmp_path / "d.parquet"))
 
 
@@ -133,7 +131,7 @@ def test_what_is_there_and_holds_no_images_is_not_looked_for_elsewhere(monkeypat
     os.mkfifo(tmp_path / "pipe")
     os.mkfifo(tmp_path / "pipe.parquet")
     for source in ("notes", "pipe", "pipe.parquet", "/dev/zero"):
-        with pytest.raises(DataError, match=f"'{source}' is neither a folder of images nor a .parquet file"):
+        with pytest.raises(DataError, match=f"'{source}' is neither a folder of images nor a .parquet or"):
             load_data(source)
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(DataError, match=r"pipe\.png cannot be read .*no regular file"):

@@ -35,7 +35,7 @@ class Train(TrainConfig):
     """Train a network and write it as a folder that diffusers opens too."""
 
     data: Positional[str] = "digits"
-    """What to train on: "digits", a folder of images, a .parquet file, or a Hugging Face dataset."""
+    """What to train on: "digits", a folder of images, .parquet or .tar files, or a Hugging Face dataset."""
     out: Path = Path("runs/latest")
     """The folder to write: of a run that is there already, its own files are replaced."""
 

@@ -47,7 +47,7 @@ class TrainConfig:
     """
 
     data: str = "digits"
-    """What to train on: "digits", a folder of images, a .parquet file, or a Hugging Face dataset."""
+    """What to train on: "digits", a folder of images, .parquet or .tar files, or a Hugging Face dataset."""
     size: int | None = None
     """Height and width of the images; by default as they come."""
     class_conditional: bool = False

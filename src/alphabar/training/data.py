@@ -1,17 +1,18 @@
 """Images, from wherever they are kept, as uint8 batches: x = u / 127.5 − 1, u = round((x + 1) · 127.5).
 
-    source ──reader──▶ table of encoded images ──decode──▶ uint8 (N, C, H, W) ──to_unit──▶ x_0 in [−1, 1]
+    source ──reader──▶ store of encoded images ──decode──▶ uint8 (N, C, H, W) ──to_unit──▶ x_0 in [−1, 1]
 
-A source is the word ``digits``, a folder, a parquet file or the name of a Hugging Face dataset; each form has
-its reader, and every reader returns an Arrow table. All images take the same steps: turned upright, scaled to
-8 bits, laid over white, cut to the central square, resized; once if they fit in memory, else when asked for.
+A source is the word ``digits``, a folder, parquet files, tar shards or the name of a Hugging Face dataset;
+each form has its reader, and every reader opens a store that gives any image alone. All images take the same
+steps: turned upright, scaled to 8 bits, laid over white, cut to the central square, resized; once if they fit
+in memory, else when asked for.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,10 +34,10 @@ from alphabar.training.images import (
     translated,
 )
 from alphabar.training.sources import read_columns
+from alphabar.training.stores import Store
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
-    from pyarrow import Table
 
 __all__ = ["Batch", "ImageData", "load_data", "read_image", "sample_photograph", "to_uint8", "to_unit"]
 
@@ -53,11 +54,10 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class _Encoded:
-    """Stands for the tensor (N, C, H, W) that some rows of a table would make, and can decode it."""
+    """Stands for the tensor (N, C, H, W) that some images of a store would make, and can decode it."""
 
-    table: Table
-    source: str
-    rows: Sequence[int]
+    store: Store
+    rows: range | Tensor
     size: int = 0
     channels: int = 0
 
@@ -65,32 +65,34 @@ class _Encoded:
     def shape(self) -> torch.Size:
         return torch.Size((len(self.rows), self.channels, self.size, self.size))
 
-    def __getitem__(self, indices: Sequence[int]) -> _Encoded:
-        return replace(self, rows=[self.rows[k] for k in indices])
+    def __getitem__(self, places: Sequence[int]) -> _Encoded:
+        rows = [int(self.rows[place]) for place in places]
+        return replace(self, rows=torch.tensor(rows, dtype=torch.int64))
 
     def decode(self, progress: Progress = iter) -> Tensor:
         images = torch.empty(self.shape, dtype=torch.uint8)
-        for row, image in zip(progress(self.rows), images, strict=True):
-            image.copy_(self.read(row, lambda picture: pixels(picture, self.size, self.channels)))
+        for place in progress(range(len(self.rows))):
+            images[place] = self.read(place, lambda picture: pixels(picture, self.size, self.channels))
         return images
 
-    def entry(self, row: int) -> tuple[str, str | bytes]:
-        """Return the name of an image and its path or its bytes, whichever of them is stored."""
-        stored = self.table.column(0)[row].as_py()
-        if isinstance(stored, dict):
-            stored = stored["path"] if stored["bytes"] is None else stored["bytes"]
-        return stored if isinstance(stored, str) else f"{self.source} row {row}", stored or b""
+    def name(self, place: int) -> str:
+        return self.store.name(int(self.rows[place]))
 
-    def read(self, row: int, use: Callable[[Picture], Any]) -> Any:
-        name, stored = self.entry(row)
-        with translated(f"{name} cannot be read{REMEDY}"), open_picture(stored) as picture:
+    def read(self, place: int, use: Callable[[Picture], Any]) -> Any:
+        row = int(self.rows[place])
+        with (
+            translated(f"{self.store.name(row)} cannot be read{REMEDY}"),
+            open_picture(self.store.read(row)) as picture,
+        ):
             return use(picture)
 
-    def is_broken(self, row: int) -> bool:
-        with suppress(DataError):
-            self.read(row, pixels)
-            return False
-        return True
+    def trouble(self, place: int) -> str:
+        """Return why an image cannot be read; nothing where it can."""
+        try:
+            self.read(place, pixels)
+        except DataError as error:
+            return str(error.__cause__ or error)
+        return ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,14 +107,14 @@ class ImageData(Dataset[Batch]):
         images: uint8 (N, C, H, W), or what :func:`load_data` puts in its place when memory is too small.
         labels: int64 (N,), each an index into ``classes``; ``None`` when unlabelled.
         classes: names of the labels; ``None`` when unlabelled.
-        skipped: names of the images that could not be read and were left out.
+        skipped: the images that could not be read and were left out: why, by their names.
         unlabelled: why labels that are there cannot be used.
     """
 
     images: Tensor | _Encoded = field(repr=False)
     labels: Tensor | None = field(default=None, repr=False)
     classes: tuple[str, ...] | None = None
-    skipped: tuple[str, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
     unlabelled: str = field(default="", repr=False)
 
     def __len__(self) -> int:
@@ -134,8 +136,8 @@ class ImageData(Dataset[Batch]):
 
     @property
     def block(self) -> int:
-        """How many neighbours are read together: 1 where each image can be read alone."""
-        return 1
+        """How many neighbours are best read together: 1 where each image can be read alone."""
+        return 1 if isinstance(self.images, Tensor) else self.images.store.block
 
     def subset(self, indices: Iterable[int]) -> ImageData:
         """Return the data set of these images alone, in this order."""
@@ -165,13 +167,17 @@ def load_data(
     (1, 8, 8)
 
     Args:
-        source: ``"digits"``; a folder, labelled by its sub-folders if each image lies in one; a .parquet file
-            or the name of a Hugging Face dataset, by their columns ``image`` and perhaps ``label``.
+        source: ``"digits"``; a folder, labelled by its sub-folders if each image lies in one; .parquet files,
+            or a Hugging Face dataset by its name or the folder it was saved in, by their columns ``image``
+            and perhaps ``label``; WebDataset's .tar files, labelled by their .cls files. ``*``, ``?`` and
+            ``{000..099}`` in a name stand for many files.
         size: side of the squares; ``None`` means the shorter side of the first image.
         channels: 1 for grey, 3 for RGB; ``None`` means grey if all images are (on demand: the first 64).
         split: which part of a Hugging Face dataset.
-        skip_broken: first read every image, and leave out those that cannot be read.
-        memory_limit: bytes for decoded images, beyond which each is decoded, or found broken, on demand.
+        skip_broken: first decode every image once, and leave out those that cannot be read; where they do not
+            fit in memory too, as a pass over all data before the first step.
+        memory_limit: bytes for decoded images, beyond which each is read and decoded, or found broken, on
+            demand.
         progress: wraps the range of images that is being read, for instance to draw a bar.
         image_column: of a table; by default ``image``, or the first column of images.
         label_column: of a table; by default ``label``, or the first column of class labels.
@@ -184,22 +190,31 @@ def load_data(
         CropWarning: images that are not square, of which the middle is taken.
     """
     check_form(size, channels)
-    table, labels, classes, unlabelled = read_columns(source, split, image_column, label_column)
-    encoded = _Encoded(table, source, range(len(table)))
-    broken = {row for row in progress(encoded.rows) if encoded.is_broken(row)} if skip_broken else set()
-    kept = [row for row in encoded.rows if row not in broken]
-    if not kept:
-        raise DataError(f"{source!r} holds no image that can be read, and {len(broken)} that cannot")
-    size = size or encoded.read(kept[0], lambda picture: min(picture.size))
-    sample = kept if len(kept) * size * size <= memory_limit else kept[:64]
-    seen = [encoded.read(row, lambda picture: (picture.mode, picture.size)) for row in sample]
+    store, labels, classes, unlabelled = read_columns(source, split, image_column, label_column)
+    encoded, skipped = _readable(store, progress) if skip_broken else (_Encoded(store, range(len(store))), {})
+    count = len(encoded.rows)
+    if not count:
+        raise DataError(f"{source!r} holds no image that can be read, and {len(skipped)} that cannot")
+    size = size or encoded.read(0, lambda picture: min(picture.size))
+    sample = range(count if count * size * size <= memory_limit else min(count, 64))
+    seen = [encoded.read(place, lambda picture: (picture.mode, picture.size)) for place in sample]
     grey = channels is None and all(mode in GREY for mode, _ in seen)
-    _warn_of_crops(sum(width != height for _, (width, height) in seen), len(sample), len(kept))
-    encoded = replace(encoded, rows=kept, size=size, channels=channels or (1 if grey else 3))
+    _warn_of_crops(sum(width != height for _, (width, height) in seen), len(sample), count)
+    encoded = replace(encoded, size=size, channels=channels or (1 if grey else 3))
     images = encoded.decode(progress) if encoded.shape.numel() <= memory_limit else encoded
-    labels = None if labels is None else labels[kept]
-    skipped = tuple(encoded.entry(row)[0] for row in sorted(broken))
+    labels = labels[encoded.rows] if skipped and labels is not None else labels
     return ImageData(images, labels, classes, skipped, unlabelled)
+
+
+def _readable(store: Store, progress: Progress) -> tuple[_Encoded, dict[str, str]]:
+    """Return the images of a store that can be read; and by their names, why the others cannot."""
+    encoded, kept, skipped = _Encoded(store, range(len(store))), array("q"), {}
+    for place in progress(encoded.rows):
+        if trouble := encoded.trouble(place):
+            skipped[encoded.name(place)] = trouble
+        else:
+            kept.append(place)
+    return replace(encoded, rows=torch.tensor(kept, dtype=torch.int64)), skipped
 
 
 def _warn_of_crops(crops: int, looked_at: int, count: int) -> None:

@@ -37,6 +37,9 @@ GREY = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 MODES = {1: "L", 3: "RGB"}
 ORIENTATION = 0x0112  # of Exif; above 4, a picture is stored on its side
 LARGEST = 2**14  # pixels of a side: one such picture in colour is 3 GiB of float32
+MOST_PIXELS = 2**26  # of a picture that is read, 8192 × 8192: decoded, it takes up to half a GiB
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""What is tried, whatever a file's name: formats that are data, not programs as EPS is."""
 
 
 class CropWarning(UserWarning):
@@ -136,15 +139,25 @@ def check_form(size: int | tuple[int, int] | None, channels: int | None) -> None
 
 
 def open_picture(stored: str | Path | bytes) -> Picture:
-    """Open an image from its path or its bytes, undecoded."""
+    """Open an image from its path or its bytes, undecoded.
+
+    Raises:
+        ValueError: no file, no image of a format that is read, or one of more than 2²⁶ pixels.
+    """
     from PIL import Image, UnidentifiedImageError
 
     if not isinstance(stored, bytes) and Path(stored).exists() and not Path(stored).is_file():
         raise ValueError("it is a folder" if Path(stored).is_dir() else "it is no regular file")
     try:
-        return Image.open(BytesIO(stored) if isinstance(stored, bytes) else stored)
+        with warnings.catch_warnings():  # of Pillow's, at a third more pixels
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(BytesIO(stored) if isinstance(stored, bytes) else stored, formats=FORMATS)
     except UnidentifiedImageError:
-        raise ValueError("it is empty, or in no image format that Pillow knows") from None
+        raise ValueError(f"it is empty, or in no image format that is read ({', '.join(FORMATS)})") from None
+    if picture.width * picture.height > MOST_PIXELS:
+        picture.close()
+        raise ValueError(f"it has {picture.width}×{picture.height} pixels: at most {MOST_PIXELS:,} are read")
+    return picture
 
 
 def pixels(

@@ -1,11 +1,13 @@
-"""Where images are kept: each form of source has a reader, and every reader returns an Arrow table."""
+"""Sources of images by name: each form has a reader, which opens a store of images and its labels."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Callable
-from glob import glob
+from collections.abc import Callable, Iterator
+from glob import glob, has_magic
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,21 +16,24 @@ from torch import Tensor
 
 from alphabar.errors import DataError
 from alphabar.training.images import translated
+from alphabar.training.shards import Shards, indexed
+from alphabar.training.stores import Files, RowGroups, Store, Table
 
 if TYPE_CHECKING:
-    from pyarrow import Table
+    from pyarrow import ChunkedArray, Schema
+    from pyarrow import Table as ArrowTable
 
 __all__ = ["Columns", "read_columns"]
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # a word alone is more likely a mistyped folder
+NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 class Columns(NamedTuple):
-    """A table's images and labels."""
+    """The images and labels of a source."""
 
-    images: Table
-    """One column: paths, bytes, or structs of both."""
+    images: Store
     labels: Tensor | None = None
     """(N,) int64, each an index into ``classes``; None where it has none that can be used."""
     classes: tuple[str, ...] | None = None
@@ -36,11 +41,21 @@ class Columns(NamedTuple):
     """Why there are none, where there is a column of labels."""
 
 
+class Opened(NamedTuple):
+    """A source as a table of which nothing is read yet."""
+
+    schema: Schema
+    images: Callable[[str], Store]
+    """Of a column by its name."""
+    values: Callable[[str], ChunkedArray]
+    """All of a column."""
+
+
 def read_columns(source: str, split: str, image: str | None = None, label: str | None = None) -> Columns:
     """Return the images and labels of a source.
 
     Args:
-        source: ``"digits"``, a folder, a .parquet file, or the name of a Hugging Face dataset.
+        source: ``"digits"``, a folder, .parquet or .tar files, or the name of a Hugging Face dataset.
         split: which part of a Hugging Face dataset.
         image: the column of the images; by default ``image``, or the first one of images.
         label: the column of the labels; by default ``label``, or the first one of class labels.
@@ -51,97 +66,193 @@ def read_columns(source: str, split: str, image: str | None = None, label: str |
     """
     form, read = next((form, read) for form, fits, read in FORMS if fits(source))
     with translated(f"{source!r}, taken for {form}, cannot be read"):
-        table = read(source, split)
-        facts = json.loads((table.schema.metadata or {}).get(b"huggingface", '{"info": {"features": {}}}'))
-        features = facts["info"]["features"]
+        opened = read(source, split)
+        known = (opened.schema.metadata or {}).get(b"huggingface", b"{}")
+        features = json.loads(known).get("info", {}).get("features", {})
         typed = {kind["_type"]: name for name, kind in reversed(features.items()) if "_type" in kind}
-        image = _column(table, image, "image", typed.get("Image"), "--image-column")
-        label = _column(table, label, "label", typed.get("ClassLabel"), "--label-column")
+        names = opened.schema.names
+        image = _column(names, image, "image", typed.get("Image"), "--image-column")
+        label = _column(names, label, "label", typed.get("ClassLabel"), "--label-column")
         if image is None:
-            columns = ", ".join(table.column_names)
-            raise ValueError(f"it has no column 'image', only {columns}: name one by --image-column")
+            raise ValueError(f"it has no column 'image', only {', '.join(names)}: name one by --image-column")
+        images = opened.images(image)
         if label is None:
-            return Columns(table.select([image]))
-        values = table.column(label).to_pylist()
-        return Columns(table.select([image]), *_labelled(values, features.get(label, {}).get("names")))
+            return Columns(images)
+        return Columns(images, *_labelled(opened.values(label), features.get(label, {}).get("names")))
 
 
-def _column(table: Table, given: str | None, usual: str, typed: str | None, flag: str) -> str | None:
-    if given is not None and given not in table.column_names:
-        raise ValueError(f"it has no column {given!r} ({flag}), only {', '.join(table.column_names)}")
-    return given or (usual if usual in table.column_names else typed)
+def _column(names: list[str], given: str | None, usual: str, typed: str | None, flag: str) -> str | None:
+    if given is not None and given not in names:
+        raise ValueError(f"it has no column {given!r} ({flag}), only {', '.join(names)}")
+    return given or (usual if usual in names else typed)
 
 
 def _labelled(
-    values: list[Any], names: list[str] | None
+    values: ChunkedArray, names: list[str] | None
 ) -> tuple[Tensor | None, tuple[str, ...] | None, str]:
     """Number the labels as their names do, else in the order of their values.
 
     One that is unknown (nothing, or −1) or neither a whole number nor a word voids all.
     """
-    wrong = [value for value in values if not isinstance(value, (int, str)) or value == -1]
-    if wrong:
-        found = f"{len(wrong)} of its {len(values)} labels are unusable, such as {wrong[0]!r}"
+    import pyarrow as pa
+    from pyarrow import compute
+
+    kinds, kind = pa.types, values.type
+    if kinds.is_dictionary(kind):
+        values = values.cast(kind.value_type)
+    if kinds.is_integer(values.type):
+        values = values.cast(pa.int64())
+        usable = compute.not_equal(values, -1).fill_null(False)
+    else:
+        usable = compute.and_(values.is_valid(), kinds.is_boolean(kind) or _is_text(values.type))
+    if len(wrong := values.filter(compute.invert(usable))):
+        found = f"{len(wrong)} of its {len(values)} labels are unusable, such as {wrong[0].as_py()!r}"
         return None, None, f"{found}: each must be a whole number of at least 0, or a word"
-    known = range(len(names)) if names else sorted(set(values))
-    numbers = {value: number for number, value in enumerate(known)}
-    if nameless := set(values) - set(known):
+    different = compute.unique(values).to_pylist()
+    known = list(range(len(names))) if names else sorted(different)
+    if nameless := set(different) - set(known):
         raise ValueError(f"its labels {sorted(nameless)} are without names: expected 0 … {len(known) - 1}")
-    return torch.tensor([numbers[value] for value in values]), tuple(names or map(str, known)), ""
+    numbers = compute.index_in(values, value_set=pa.array(known, values.type))
+    return torch.tensor(numbers.to_numpy(), dtype=torch.int64), tuple(names or map(str, known)), ""
 
 
-def _read_digits(source: str, split: str) -> Table:
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_string(kind) or types.is_large_string(kind))
+
+
+def _read_digits(source: str, split: str) -> Opened:
     from pyarrow import table
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     pixels = (digits.images * (255 / 16)).round().astype("uint8")  # each is made a PGM file below
-    return table({"image": [b"P5 8 8 255 " + image.tobytes() for image in pixels], "label": digits.target})
+    columns = {"image": [b"P5 8 8 255 " + image.tobytes() for image in pixels], "label": digits.target}
+    return _of_table(table(columns), source)
 
 
-def _read_folder(source: str, split: str) -> Table:
-    from pyarrow import table
+def _read_folder(source: str, split: str) -> Opened:
+    import pyarrow as pa
 
-    # unlike those of pathlib, this glob follows links and leaves out what is hidden
     if Path(source, "model_index.json").is_file():
         raise ValueError("it is a trained run: its samples are in the folder samples")
-    found = (Path(name) for name in glob("**", root_dir=source, recursive=True))  # noqa: PTH207
-    paths = sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+    paths = [os.fsencode(path) for path in _image_files(source)]
     if not paths:
+        raise ValueError(
+            f"it holds no file with the suffix of an image, {', '.join(sorted(SUFFIXES))}; .parquet and .tar "
+            f"files are named as {source}/*.parquet, {source}/*.tar"
+        )
+    columns = {"image": pa.array(paths)}
+    if all(b"/" in path for path in paths):
+        columns["label"] = pa.array([os.fsdecode(path.split(b"/", 1)[0]) for path in paths])
+    table = pa.table(columns)
+    return Opened(table.schema, lambda name: Files(source, columns[name]), table.column)
+
+
+def _image_files(root: str, inside: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield the paths of all images below a folder in order; follow links, leave out what is hidden."""
+    here = os.path.realpath(Path(root, inside))
+    if here in above:  # a link that leads back
+        return
+    with os.scandir(here) as entries:
+        found = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+    for name, is_folder in found:
+        if is_folder:
+            yield from _image_files(root, f"{inside}{name}/", (*above, here))
+        elif Path(name).suffix.lower() in SUFFIXES:
+            yield inside + name
+
+
+def _read_parquet(source: str, split: str) -> Opened:
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile, read_table
+
+    paths, schemas, groups, rows = _files(source), [], [], [0]
+    for number, path in enumerate(paths):
+        with translated(f"{path} cannot be read"), ParquetFile(path) as file:
+            schemas.append(file.schema_arrow)
+            if missing := set(schemas[0].names) - set(schemas[-1].names):
+                raise ValueError(f"it has no column {sorted(missing)[0]!r}, as {paths[0]} has")
+            groups += [(number, group) for group in range(file.num_row_groups)]
+            rows += [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    starts = list(accumulate(rows))
+
+    def values(name: str) -> ChunkedArray:
+        parts = [read_table(path, columns=[name], partitioning=None) for path in paths]
+        return pa.concat_tables(parts, promote_options="permissive").column(0)
+
+    return Opened(schemas[0], lambda name: RowGroups(tuple(paths), name, groups, starts), values)
+
+
+def _read_shards(source: str, split: str) -> Opened:
+    import pyarrow as pa
+
+    paths = tuple(_files(source))
+    index = indexed(paths, SUFFIXES)
+    if not len(index):
         raise ValueError(f"it holds no file with the suffix of an image, {', '.join(sorted(SUFFIXES))}")
-    labels = {"label": [path.parts[0] for path in paths]} if all(path.parts[1:] for path in paths) else {}
-    return table({"image": [str(Path(source, path)) for path in paths], **labels})
+    known = [index.schema.field("label")] if "label" in index.schema.names else []
+    stored = index.select(["shard", "offset", "size", "name"])
+    return Opened(pa.schema([("image", pa.binary()), *known]), lambda _: Shards(paths, stored), index.column)
 
 
-def _read_parquet(source: str, split: str) -> Table:
-    from pyarrow.parquet import read_table
+def _read_saved(source: str, split: str) -> Opened:
+    from datasets import load_from_disk
 
-    return read_table(source)
+    found = load_from_disk(source)
+    return _of_table((found[split] if isinstance(found, dict) else found).data, source)
 
 
-def _read_hub(source: str, split: str) -> Table:
+def _read_hub(source: str, split: str) -> Opened:
     from datasets import load_dataset
 
-    return load_dataset(source, split=split).data
+    return _of_table(load_dataset(source, split=split).data, source)
 
 
-def _refuse(source: str, split: str) -> Table:
-    path = Path(source)
-    if source and path.exists():
-        raise DataError(f"{source!r} is neither a folder of images nor a .parquet file")
-    raise DataError(f"{source!r}: no such folder, nor a .parquet file. {KNOWN}")
+def _of_table(table: ArrowTable, source: str) -> Opened:
+    return Opened(table.schema, lambda name: Table(table.select([name]), source), table.column)
+
+
+def _refuse(source: str, split: str) -> Opened:
+    if source and Path(source).exists():
+        raise DataError(f"{source!r} is neither a folder of images nor a .parquet or .tar file")
+    missing = [path for path in _files(source) if path != source and not Path(path).is_file()]
+    if missing:
+        raise DataError(f"{source!r}: there is no file {missing[0]}")
+    raise DataError(f"{source!r}: no such folder, nor a .parquet or .tar file. {KNOWN}")
+
+
+def _files(source: str) -> list[str]:
+    """Return the files that a name stands for: {000..099} are numbers, * and ? anything."""
+    if numbers := NUMBERS.search(source):
+        first, last = numbers.groups()
+        every = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
+        return [name for each in every for name in _files(NUMBERS.sub(each, source, count=1))]
+    return [source] if Path(source).is_file() or not has_magic(source) else sorted(glob(source))  # noqa: PTH207
+
+
+def _are_files(source: str, suffix: str) -> bool:
+    files = _files(source) if source.endswith(suffix) else []
+    return bool(files) and all(Path(path).is_file() for path in files)
+
+
+def _is_saved(source: str) -> bool:
+    return any(Path(source, name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
 def _is_hub_name(source: str) -> bool:
-    is_file_name = Path(source).suffix.lower() in SUFFIXES | {".parquet"}
+    is_file_name = Path(source).suffix.lower() in SUFFIXES | {".parquet", ".tar"}
     return not is_file_name and HUB_NAME.fullmatch(source) is not None
 
 
-KNOWN = "Give 'digits', a folder, a .parquet file, or a Hugging Face dataset as owner/name"
-FORMS: tuple[tuple[str, Callable[[str], bool], Callable[[str, str], Table]], ...] = (
+KNOWN = "Give 'digits', a folder, a .parquet or .tar file, or a Hugging Face dataset as owner/name"
+FORMS: tuple[tuple[str, Callable[[str], bool], Callable[[str, str], Opened]], ...] = (
     ("the word 'digits'", lambda source: source == "digits", _read_digits),
+    ("a saved Hugging Face dataset", lambda source: source != "" and _is_saved(source), _read_saved),
     ("a folder", lambda source: source != "" and Path(source).is_dir(), _read_folder),
-    ("a .parquet file", lambda source: source.endswith(".parquet") and Path(source).is_file(), _read_parquet),
+    (".parquet files", lambda source: _are_files(source, ".parquet"), _read_parquet),
+    (".tar files", lambda source: _are_files(source, ".tar"), _read_shards),
     (
         "a Hugging Face dataset, as there is no such folder",
         lambda source: _is_hub_name(source) and not Path(source).exists(),
