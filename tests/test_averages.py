@@ -143,11 +143,12 @@ def test_at_least_one_profile_is_given_and_each_once():
 
 
 SHARDED = """
+import sys
 import torch
 from torch import distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from alphabar.training import Averages, exponential, power
+from alphabar.training import Averages, exponential, list_snapshots, power, reconstruct, write_snapshot
 
 def network():
     torch.manual_seed(0)
@@ -185,13 +186,18 @@ for name, mean in averages.state().items():
 other = Averages(model, averages.profiles)
 other.load(averages.state(), 4)
 assert torch.equal(other.state()["0.9"]["0.bias"].to_local(), averages.state()["0.9"]["0.bias"].to_local())
+write_snapshot(sys.argv[1], averages.state(), 4)
+distributed.barrier()
+found, _ = reconstruct(list_snapshots(sys.argv[1]), power(0.1))
+for key, value in averages.state()["power(0.1)"].items():
+    assert torch.equal(found[key], value.full_tensor())
 print("SAME")
 """
 
 
-def test_sharded_over_two_processes_the_averages_are_those_of_one():
+def test_sharded_over_two_processes_the_averages_are_those_of_one(tmp_path):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
-    command = [sys.executable, *launch, sys.executable, "-c", SHARDED]
+    command = [sys.executable, *launch, sys.executable, "-c", SHARDED, str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.count("SAME") == 2, done.stderr

@@ -18,6 +18,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff
 
 from alphabar.cli._arguments import note, notes, tell_notes
+from alphabar.cli.averaging import Average
 from alphabar.cli.convert import Convert
 from alphabar.cli.explore import Explore
 from alphabar.cli.hub import Push
@@ -39,6 +40,7 @@ COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
     "edit": Edit,
     "inpaint": Inpaint,
     "interpolate": Interpolate,
+    "average": Average,
     "convert": Convert,
     "push": Push,
     "demo": Demo,

@@ -17,6 +17,7 @@ from alphabar.training.loop import TrainStep, train, training_data
 from alphabar.training.loss import LOSSES
 from alphabar.training.network import unet
 from alphabar.training.objective import VARIANCES, Objective
+from alphabar.training.posthoc import list_snapshots, post_hoc_weights, reconstruct, write_snapshot
 from alphabar.training.timesteps import TIMESTEPS
 
 __all__ = [
@@ -34,13 +35,16 @@ __all__ = [
     "check_place",
     "exponential",
     "has_bfloat16",
+    "list_snapshots",
     "load",
     "load_data",
     "of",
     "parse_profile",
+    "post_hoc_weights",
     "power",
     "push_to_hub",
     "read_image",
+    "reconstruct",
     "sample_photograph",
     "save",
     "to_uint8",
@@ -48,4 +52,5 @@ __all__ = [
     "train",
     "training_data",
     "unet",
+    "write_snapshot",
 ]
