@@ -185,6 +185,7 @@ def test_snapshots_that_make_no_average_are_refused(tmp_path):
     check_error(lambda: reconstruct(snapshots, power(0.15), 4), ConfigError, "update 4", "the nearest, 3")
     check_error(lambda: reconstruct([], power(0.15)), ConfigError, "the nearest, none")
     check_error(lambda: reconstruct(snapshots, power(0.15), 0), ConfigError, "updates is 0")
+    check_error(lambda: post_hoc_weights([(power(0.1), 0)], power(0.15), 3), ConfigError, "updates is 0")
     write(tmp_path, 6, a=torch.full((2,), torch.nan))
     check_error(lambda: reconstruct(snapshots, power(0.15)), CheckpointError, "a is NaN")
     for tensors in ({"a": torch.ones(3)}, {"b": torch.ones(2)}):

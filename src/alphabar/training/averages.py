@@ -101,7 +101,8 @@ def parse_profile(text: str) -> Profile:
 class Averages:
     """Several running averages of a network's parameters at once, in float32 at least.
 
-    Under FSDP2 make them after the network is sharded: each process averages its own shards.
+    Under FSDP2 make them after the network is sharded: each process averages its own shards. In float32 an
+    average is known to 2⁻²⁵/r_n of its size, 3e-4 at a decay of 0.9999: nearer parameters do not move it.
 
     Args:
         network: whose parameters are averaged; kept by reference.

@@ -53,9 +53,10 @@ def post_hoc_weights(
         x, as many float64 numbers as snapshots; and the error.
 
     Raises:
-        ConfigError: nothing stored at this number of updates.
+        ConfigError: a number of updates below 1; nothing stored at the one that is wanted.
     """
-    check_count(updates=updates)
+    for count in (updates, *(step for _, step in stored)):
+        check_count(updates=count)
     steps = {step for _, step in stored}
     if updates not in steps:
         there = min(steps, key=lambda step: abs(step - updates), default="none")
