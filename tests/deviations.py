@@ -15,6 +15,8 @@ class Deviation:
     where: Callable[[Case], bool]
     example: Case
     """On which it occurs for certain."""
+    more: tuple[Case, ...] = ()
+    """Where rounding errors decide, which differ among processors: on one of them it occurs."""
 
 
 SOLVERS = ("DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep", "DEISMultistep")
@@ -27,6 +29,12 @@ NOISY_END = {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}
 
 def example(name, steps=6, **options):
     return Case(name, {**options, "num_inference_steps": steps})
+
+
+def from_pure_noise(steps):
+    settings = {"rescale_betas_zero_snr": True, "set_alpha_to_one": False, "eta": 1.0}
+    reading = {"prediction_type": "sample", "use_clipped_model_output": True}
+    return example("DDIM", steps, timestep_spacing="trailing", **settings, **reading)
 
 
 def has(**values):
@@ -119,18 +127,8 @@ DEVIATIONS = (
             named("DDIM"),
             has(rescale_betas_zero_snr=[True], eta=[1.0], prediction_type=["sample", "v_prediction"]),
         ),
-        Case(
-            "DDIM",
-            {
-                "timestep_spacing": "trailing",
-                "prediction_type": "sample",
-                "rescale_betas_zero_snr": True,
-                "set_alpha_to_one": False,
-                "eta": 1.0,
-                "use_clipped_model_output": True,
-                "num_inference_steps": 6,
-            },
-        ),
+        from_pure_noise(6),
+        tuple(from_pure_noise(steps) for steps in range(16, 48)),
     ),
     Deviation(
         "DDIM inversion of x̂_0 from clean data: ε̂ = (x − x̂_0)/0",

@@ -42,6 +42,7 @@ T_TOLERANCE = 1e-3
 """Of timesteps, which float32 rounds at the fourth digit after the point."""
 LARGEST_TOLERANCE = 1e-2
 MARGIN = 8
+MANY = 24  # chains that are moved where two of them do not explain an error
 """Three moved chains find the order of the largest error of rounding, not the largest."""
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -83,14 +84,17 @@ def compare(case, dtype):
     made = run(watched(peaks))
     exact = made.x
     scale = float(exact.abs().max().clamp(min=1))
-    steepness = max(_apart(run(moved(dtype, seed)).x, exact) for seed in range(2)) / torch.finfo(dtype).eps
+    steepness = _steepness(run, exact, dtype, range(2))
 
     def bound(p):
         return MARGIN * steepness * torch.finfo(p).eps
 
     faults = [] if exact.isfinite().all() else ["not finite"]
     if bound(dtype) < 1 and max(peaks) < torch.finfo(dtype).max:  # else the precision does not do
-        faults += _faults(run, images, exact, dtype, bound)
+        if found := _faults(run, images, exact, dtype, bound):  # a clip may tip over in one chain of many
+            steepness = max(steepness, _steepness(run, exact, dtype, range(2, MANY)))
+            found = _faults(run, images, exact, dtype, bound) if bound(dtype) < 1 else []
+        faults += found
     difference, words = _difference(case, mine, network, noise, made)
     # The peer's levels are float32 numbers, which a steep chain amplifies.
     tolerance = min(max(TOLERANCE, bound(torch.float32)), LARGEST_TOLERANCE)
@@ -101,6 +105,11 @@ def compare(case, dtype):
     return Comparison(
         difference, words, tolerance, tuple(faults), draws, {**errors, "bound": bound(dtype), "scale": scale}
     )
+
+
+def _steepness(run, exact, dtype, seeds):
+    """Return how far chains whose values are moved by a unit of rounding come apart at the most."""
+    return max(_apart(run(moved(dtype, seed)).x, exact) for seed in seeds) / torch.finfo(dtype).eps
 
 
 def _faults(run, images, exact, dtype, bound):

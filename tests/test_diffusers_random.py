@@ -35,6 +35,9 @@ def test_the_same_images_or_a_listed_deviation(name):
 @pytest.mark.parametrize("deviation", DEVIATIONS, ids=lambda deviation: deviation.what)
 def test_each_deviation_still_occurs(deviation):
     assert deviations_of(deviation.example) == [deviation.what]
-    comparison = compare(deviation.example, DTYPES[0])
-    assert comparison.difference > TOLERANCE, "no longer so"
-    assert not comparison.faults
+    for case in (deviation.example, *deviation.more):
+        comparison = compare(case, DTYPES[0])
+        assert not comparison.faults
+        if comparison.difference > TOLERANCE:
+            return
+    pytest.fail("no longer so")

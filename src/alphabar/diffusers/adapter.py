@@ -228,6 +228,11 @@ class Adapter(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             kept = x_0 if step.kept == X_0 else lincomb(step.kept, (sample, x_0))
         return previous if is_plain else previous.to(dtype), x_0, kept
 
+    @property
+    def _changes_x_0(self) -> bool:
+        """Whether x̂_0 is clipped or thresholded."""
+        return self._threshold is not None or self._limit != inf
+
     def _noise_dtype(self, output: Tensor, sample: Tensor) -> torch.dtype:
         """Return the precision in which diffusers draws noise."""
         return output.dtype

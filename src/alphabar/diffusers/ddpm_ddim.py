@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from math import inf
 from typing import Any
 
 import torch
@@ -149,7 +148,7 @@ class DDIMScheduler(TimestepScheduler):
     def _make_step(self, t: int, eta: float, clipped_eps: bool) -> Step:
         level, s = self._level(t), self._level_after(t)
         (row,) = DDIM(eta=eta).rows((level, s))
-        if clipped_eps or (self._threshold is None and self._limit == inf):
+        if clipped_eps or not self._changes_x_0:
             return Step.of(row, level, s, self._parameterisation, draws=eta > 0)
         return replace(
             Step.from_eps(level, s, row.x * level.sigma, row.z, self._parameterisation), draws=eta > 0

@@ -179,12 +179,19 @@ class Step:
         p, q = x_0_coefficients(parameterisation, t)
         return cls((p / before, q), prev_sample, draws=of_noise > 0)
 
-    def without_x_0(self) -> Step:
-        """Return the step with x̂_0 written out in sample and output, where nothing else asks for it."""
-        of_x, of_output, of_noise, of_start, of_x_0, *_ = self.prev_sample
+    def written_out(self) -> Step:
+        """Return the step with prev_sample by sample and output in place of an x̂_0 that nothing changes.
+
+        Its rounding is then not multiplied by a coefficient that is large where little noise is left.
+        """
+        of_x, of_output, of_noise, of_start, of_x_0, *history = self.prev_sample
         p, q = self.x_0  # type: ignore[misc]
-        prev_sample = (of_x + of_x_0 * p, of_output + of_x_0 * q, of_noise, of_start)
-        return replace(self, x_0=None, prev_sample=prev_sample, kept=None)
+        prev_sample = (of_x + of_x_0 * p, of_output + of_x_0 * q, of_noise, of_start, 0.0, *history)
+        return replace(self, prev_sample=prev_sample)
+
+    def without_x_0(self) -> Step:
+        """Return the step written out, where nothing else asks for x̂_0."""
+        return replace(self.written_out(), x_0=None, kept=None)
 
     @cached_property
     def terms(self) -> tuple[Coefficients, tuple[int, ...]]:
