@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import huggingface_hub
 import pytest
@@ -41,6 +42,7 @@ def test_the_card_says_what_the_network_is_and_its_lines_sample_from_it(classes,
     ):
         assert said in text
     assert all(line.count(" | ") == 1 for line in text.splitlines() if line.startswith("| `"))
+    assert ("DDPMPipeline" in text) == bool(classes)
     names = {}
     exec(block(text).replace("PLACE", str(saved)), names)
     assert names["images"].shape == (16, 1, 8, 8)
@@ -51,6 +53,23 @@ def test_training_writes_its_settings_into_the_card(tmp_path):
     text = (save(tmp_path / "run", last.snapshot()) / "README.md").read_text("utf-8")
     assert "| `loss` | `p2` |" in text
     assert "| `batch_size` | `4` |" in text
+
+
+@pytest.mark.parametrize("given", ["{}/photos", "photos", "./photos/"])
+def test_a_run_names_the_folder_of_its_data_and_not_where_it_lay(given, tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    trained = replace(checkpoint(), training={"data": given.format(tmp_path), "seed": 3})
+    saved = save(tmp_path / "run", trained)
+    assert load(saved).training == {"data": "photos", "seed": 3}
+    assert "| `data` | `photos` |" in (saved / "README.md").read_text("utf-8")
+    assert not any(str(tmp_path).encode() in path.read_bytes() for path in saved.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("source", ["digits", "owner/flowers"])
+def test_data_that_anybody_can_find_keep_their_whole_name(source, tmp_path):
+    saved = save(tmp_path / "run", replace(checkpoint(), training={"data": source}))
+    assert load(saved).training == {"data": source}
 
 
 def test_a_card_that_somebody_has_changed_is_theirs(run):

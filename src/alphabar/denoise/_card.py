@@ -41,6 +41,10 @@ images = sample(denoiser, (16, {shape}), DPMSolver(steps=20), seed=0)  # (16, {s
 From the command line: `alphabar sample PLACE --num 16 --steps 20 --seed 0`.
 """
 
+LABELLED = """
+diffusers opens it, but its `DDPMPipeline` passes no labels and cannot sample it.
+"""
+
 TRAINING = """
 ## How it was trained
 
@@ -76,6 +80,7 @@ def card(description: Mapping[str, Any], network: nn.Module) -> str:
         shape=f"{depth}, {height}, {width}",
     )
     training = {f"`{name}`": f"`{value}`" for name, value in description["training"].items()}
+    text += LABELLED if classes else ""
     return text + (TRAINING.format(settings=_rows(training)) if training else "")
 
 

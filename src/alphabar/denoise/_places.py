@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ __all__ = [
     "local",
     "open_diffusers",
     "part",
+    "to_share",
 ]
 
 DESCRIPTION = "alphabar.json"
@@ -71,6 +72,17 @@ def is_pipeline(place: Path) -> bool:
 def is_hub_name(name: str) -> bool:
     """Return whether a name is the hub's: owner/name."""
     return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None
+
+
+def to_share(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of a training as others will read it: of a path to its data, the last part alone.
+
+    ``"digits"`` and the hub's names stay whole.
+    """
+    data = training.get("data")
+    if isinstance(data, str) and (Path(data).exists() or not is_hub_name(data)):
+        return {**training, "data": Path(data).resolve().name}
+    return dict(training)
 
 
 def local(path_or_name: str | Path) -> Path:

@@ -34,6 +34,7 @@ from alphabar.denoise._places import (
     local,
     open_diffusers,
     part,
+    to_share,
 )
 from alphabar.denoise.files import finish, is_untouched, listed, may_write, read_json, replaced_files
 from alphabar.errors import CheckpointError, look_up
@@ -343,5 +344,5 @@ def _description(contents: Pretrained, scheduler: str) -> dict[str, Any]:
         "value_range": [-1, 1],
         "shape": contents.shape,
         "classes": contents.classes,
-        "training": dict(contents.description.get("training", {})),
+        "training": to_share(contents.description.get("training", {})),
     }
