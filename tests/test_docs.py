@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -23,6 +24,40 @@ def loaded(name, folder="_site"):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def gallery():
+    pytest.importorskip("sklearn")
+    return loaded("gallery")
+
+
+def test_every_picture_of_the_gallery_is_shown_in_both_languages(gallery):
+    for language in LANGUAGES:
+        page = pages(language)["gallery.md"].read_text()
+        assert re.findall(r"_pictures/(\w+)\.svg", page) == list(gallery.PICTURES)
+        assert all(callable(getattr(gallery, name)) for name in re.findall(r":pyobject: (\w+)", page))
+
+
+def test_digits_of_the_gallery_are_in_the_data_up_to_their_blur(gallery):
+    gallery.EVALUATIONS = (50,)
+    made, pixels = gallery.by_evaluations().flatten(0, 1), gallery.handwriting().means
+    assert torch.cdist(made, pixels).amin(1).max() < 2 * 0.1 * 64**0.5  # the blur is .1 in 64 dimensions
+
+
+def test_what_inpainting_keeps_is_kept(gallery):
+    x_0, _, drawn = gallery.completed()
+    assert torch.equal(drawn[:, :32], x_0[:, :32])
+
+
+def test_the_ends_of_an_interpolation_come_back_the_nearer_the_more_steps_there_are(gallery):
+    blended, coarse, fine = gallery.between()[:, [0, -1]]
+    assert (fine - blended).norm() < (coarse - blended).norm() < 2
+
+
+def test_guidance_of_scale_one_leaves_the_classes_where_they_are(gallery):
+    distances = gallery.guided(1.0).mean(1).norm(dim=1)
+    assert (distances - 0.5).abs().max() < 4 * 0.4 / 400**0.5  # four standard errors of 400 points
 
 
 def test_both_languages_have_the_same_pages():

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gallery import PICTURES
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -34,6 +35,12 @@ EVALUATIONS = (5, 6, 8, 10, 12, 15, 20, 30, 50)
 CHINESE = {
     "evaluations of the network": "网络计算次数",
     "exact error of the standard deviation": "标准差的精确误差",
+    "data": "数据",
+    "kept": "保留的",
+    "drawn": "补出的",
+    "blended": "直接混合",
+    "20 steps": "20 步",
+    "100 steps": "100 步",
 }
 SIZE = 80  # of the picture that the reader noises
 
@@ -48,6 +55,8 @@ def write_all(folder: Path, language: str) -> None:
     words = CHINESE if language.startswith("zh") else {}
     _save(schedule_curves(), folder / "schedules.svg", words)
     _save(error_curves(), folder / "errors.svg", words)
+    for name, draw in PICTURES.items():
+        _save(draw(), folder / f"{name}.svg", words)
     (folder / "numbers.js").write_text(f"window.ALPHABAR = {json.dumps(numbers())};\n", encoding="utf-8")
 
 
@@ -56,7 +65,7 @@ def _save(figure: Any, path: Path, words: dict[str, str]) -> None:
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
     drawing = path.read_text(encoding="utf-8")
     for word, other in words.items():
-        drawing = drawing.replace(word, other)
+        drawing = drawing.replace(f">{word}<", f">{other}<")
     path.write_text(drawing, encoding="utf-8")
 
 
