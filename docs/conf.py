@@ -47,6 +47,8 @@ maximum_signature_line_length = 88
 napoleon_use_rtype = False
 
 TITLES = {"en": "alphabar", "zh_CN": "alphabar 文档"}
+THEME = {"Next": "下一页", "Previous": "上一页", "On this page": "本页内容", "Home": "首页"}
+"""What the theme has in English alone."""
 SECTION = re.compile(r"^(Args|Returns|Raises|Warns|Yields|Examples?|Note|Attributes):$")
 
 ELSEWHERE = re.compile(r"\[([^\]]+)\]\((\.\./(?:en|zh)/[\w/]+)\.md(#[\w-]+)?\)")
@@ -68,6 +70,7 @@ def setup(app: Sphinx) -> None:
     app.connect("builder-inited", _make_pictures)
     app.connect("source-read", _prepare)
     app.connect("doctree-read", set_subscripts)
+    app.connect("html-page-context", _translate_theme)
     app.connect("html-collect-pages", _list_read_modules, priority=400)  # before viewcode, at 500
     app.connect("autodoc-process-docstring", _keep_equations, priority=400)  # before napoleon, at 500
     app.connect("autodoc-process-docstring", _restore_plain, priority=600)
@@ -75,6 +78,13 @@ def setup(app: Sphinx) -> None:
 
 def _name_the_site(app: Sphinx, config: Any) -> None:
     config.html_title = TITLES[config.language]
+
+
+def _translate_theme(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    from sphinx.locale import _
+
+    if app.config.language == "zh_CN":
+        context["_"] = lambda text: THEME.get(text) or _(text)
 
 
 def _make_pictures(app: Sphinx) -> None:
