@@ -36,9 +36,11 @@ def main(steps: int = 2000, count: int = 256) -> None:
     denoiser = step.snapshot().denoiser()
     digits = sample(denoiser, (count, 1, 8, 8), DPMSolver(steps=20), seed=0, progress=False)
     data = load_data("digits")
+    data = data.subset(torch.randperm(len(data)).tolist())  # their order is not random
     real = to_unit(data[range(len(data))].images)
-    for name, images in (("sampled", digits), ("noise", torch.randn_like(digits)), ("real", real[:count])):
-        print(f"Fréchet distance, {name:8} {frechet_distance(images, real):8.2f}")
+    some, others = real[:count], real[count:]
+    for name, images in (("sampled", digits), ("noise", torch.randn_like(digits)), ("real", some)):
+        print(f"Fréchet distance, {name:8} {frechet_distance(images, others):8.2f}")
 
 
 if __name__ == "__main__":
