@@ -5,8 +5,15 @@ import torch
 from cases import check_error, normals, variance_reached
 from peers import gaussian_eps, peer, run
 
-from alphabar import DDIM, DDPM, GaussianMixture, NoiseSchedule, sample
-from alphabar.errors import ConfigError, TimestepError, UnknownNameError
+from alphabar import DDIM, DDPM, GaussianMixture, NoiseSchedule, posterior, sample
+from alphabar.errors import (
+    AlphabarError,
+    ConfigError,
+    NoAnswerError,
+    ShapeError,
+    TimestepError,
+    UnknownNameError,
+)
 from alphabar.samplers.adams import DEIS, LMS
 from alphabar.samplers.dpm import DPMSolver
 from alphabar.samplers.euler import Euler, EulerAncestral, Heun
@@ -16,6 +23,7 @@ from alphabar.samplers.exact import (
     gaussian_error,
     mixture_error,
     ranking,
+    reverse_density,
     variances_reached,
 )
 from alphabar.samplers.fitted import Fitted
@@ -210,3 +218,115 @@ def test_the_best_of_ours_is_no_worse_than_the_best_of_the_peers(schedule, evalu
     print(f"{schedule:32s} {evaluations:4d}  ours {ours:.5f}  peer's best {theirs:.5f}  {sampler}")
     assert ours <= theirs
     assert ours <= SEEN.get(schedule, {}).get(evaluations, 1)
+
+
+# --- one step back ---
+
+
+@pytest.fixture
+def clusters():
+    return GaussianMixture(
+        torch.tensor([[-1.0, 0.3], [1.2, -0.4], [0.2, 1.5]], dtype=torch.float64),
+        torch.tensor([0.3, 0.1, 0.5], dtype=torch.float64),
+        torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64),
+    )
+
+
+def noised(mixture, t):
+    """The distribution of x_t, written out."""
+    alpha_bar = float(LINEAR.alpha_bar[t])
+    widths = (alpha_bar * mixture.widths**2 + 1 - alpha_bar).sqrt()
+    return GaussianMixture(alpha_bar**0.5 * mixture.means, widths, mixture.weights)
+
+
+@pytest.mark.parametrize(("t", "s"), [(400, 399), (400, 100), (999, 0), (5, -1)])
+def test_one_step_back_from_a_known_image_is_the_posterior(t, s):
+    x_0, x_t = normals(1, 3, seed=1), normals(1, 3, seed=2)
+    point = GaussianMixture(x_0, torch.zeros(1, dtype=torch.float64))
+    found = reverse_density(point, LINEAR, x_t[0], t, s).moments
+    expected = posterior(LINEAR, x_t, x_0, t, s)
+    torch.testing.assert_close(found.mean, expected.mean[0])
+    torch.testing.assert_close(found.covariance, torch.eye(3).double() * expected.variance)
+
+
+@pytest.mark.parametrize(("t", "s"), [(400, 399), (400, 100), (900, 0)])
+def test_one_step_back_is_what_bayes_says(clusters, t, s):
+    x_t = torch.tensor([0.4, -0.2], dtype=torch.float64)
+    found = reverse_density(clusters, LINEAR, x_t, t, s)
+    side = torch.linspace(-5, 5, 501, dtype=torch.float64)
+    grid = torch.cartesian_prod(side, side)
+    ratio = float(LINEAR.alpha_bar[t] / LINEAR.alpha_bar[s])
+    step = (-(x_t - ratio**0.5 * grid).square().sum(1) / (2 * (1 - ratio))).exp()
+    joint = step * noised(clusters, s).density(grid)  # q(x_t | x_s) q(x_s)
+    expected = joint / (joint.sum() * (side[1] - side[0]) ** 2)
+    # A sum over a grid finer than the width of a Gaussian is its integral to rounding.
+    torch.testing.assert_close(found.density(grid), expected, rtol=1e-9, atol=1e-9 * float(expected.max()))
+
+
+def test_steps_back_from_everywhere_add_up_to_the_distribution_before():
+    line = GaussianMixture(
+        torch.tensor([[-1.0], [0.7]], dtype=torch.float64),
+        torch.tensor([0.2, 0.4], dtype=torch.float64),
+        torch.tensor([0.3, 0.7], dtype=torch.float64),
+    )
+    x = torch.linspace(-8, 8, 801, dtype=torch.float64)[:, None]
+    weights = noised(line, 500).density(x) * 0.02
+    total = sum(
+        w * reverse_density(line, LINEAR, x_t, 500, 300).density(x) for w, x_t in zip(weights, x, strict=True)
+    )
+    torch.testing.assert_close(total, noised(line, 300).density(x), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("s", [-1, 0, 300])
+def test_the_mean_one_step_back_is_that_of_the_exact_denoiser(clusters, s):
+    x_t = torch.tensor([[0.4, -0.2]], dtype=torch.float64)
+    x_0 = clusters.denoiser(LINEAR)(x_t, 400.0).x_0
+    found = reverse_density(clusters, LINEAR, x_t[0], 400, s).moments
+    torch.testing.assert_close(found.mean, posterior(LINEAR, x_t, x_0, 400, s).mean[0])
+
+
+def test_moments_and_directions_are_those_of_the_density(clusters):
+    mean, covariance = clusters.moments
+    side = torch.linspace(-6, 6, 601, dtype=torch.float64)
+    grid = torch.cartesian_prod(side, side)
+    weights = clusters.density(grid) * 0.02**2
+    assert float(weights.sum()) == pytest.approx(1, rel=1e-9)
+    torch.testing.assert_close(weights @ grid, mean, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        (weights[:, None] * (grid - mean)).T @ (grid - mean), covariance, rtol=1e-9, atol=1e-9
+    )
+    direction = torch.tensor([0.6, 0.8], dtype=torch.float64)
+    along = clusters.along(direction).moments
+    torch.testing.assert_close(along.mean, (mean @ direction)[None])
+    torch.testing.assert_close(along.covariance, (direction @ covariance @ direction).view(1, 1))
+
+
+def test_a_component_whose_share_vanishes_is_no_trouble(clusters):
+    far = GaussianMixture(clusters.means * 1e3, clusters.widths)
+    found = reverse_density(far, LINEAR, far.means[0], 10, 5)
+    assert found.weights.min() == 0
+    torch.testing.assert_close(found.moments.mean, found.means[0])
+
+
+@pytest.mark.parametrize(
+    ("x_t", "t", "s", "wrong"),
+    [
+        ([0.0, 0.0], 5, 5, TimestepError),
+        ([0.0, 0.0], 5, 6, TimestepError),
+        ([0.0, 0.0], 5, -2, TimestepError),
+        ([0.0, 0.0], 1000, 5, TimestepError),
+        ([0.0], 5, 4, ShapeError),
+        ([0, 0], 5, 4, AlphabarError),
+    ],
+)
+def test_a_step_that_does_not_go_back_is_refused(clusters, x_t, t, s, wrong):
+    with pytest.raises(wrong):
+        reverse_density(clusters, LINEAR, torch.tensor(x_t), t, s)
+
+
+def test_points_have_no_density_and_weights_must_be_weights(clusters):
+    with pytest.raises(NoAnswerError, match="width 0"):
+        centred(0.0).density(torch.zeros(1, 1))
+    for weights in ([0.0, 0.0, 0.0], [1.0, -1.0, 1.0]):
+        with pytest.raises(ShapeError, match="one weight positive"):
+            GaussianMixture(clusters.means, clusters.widths, torch.tensor(weights, dtype=torch.float64))

@@ -8,7 +8,7 @@ from alphabar.samplers.dpm import RULES, DPMSolver
 from alphabar.samplers.dpm2 import DPM2
 from alphabar.samplers.editing import image_to_image, inpaint, interpolate, invert
 from alphabar.samplers.euler import Euler, EulerAncestral, Heun
-from alphabar.samplers.exact import GaussianMixture, gaussian_error, mixture_error, ranking
+from alphabar.samplers.exact import GaussianMixture, gaussian_error, mixture_error, ranking, reverse_density
 from alphabar.samplers.fitted import Fitted
 from alphabar.samplers.loop import State, iter_sample, sample
 from alphabar.samplers.plan import Plan, Row, Sampler, Stepwise
@@ -52,6 +52,7 @@ __all__ = [
     "mirrored",
     "mixture_error",
     "ranking",
+    "reverse_density",
     "sample",
     "sampler_names",
     "track",

@@ -6,6 +6,9 @@ r"""Problems whose answer is known: Gaussian-mixture data, whose denoiser has a 
 r_k is the share of component k in the density at x_t. A sampler given this denoiser is judged without a
 network: what differs from the truth is the sampler's own error.
 
+One step back, :func:`reverse_density`, is a mixture too; a sampler draws from one Gaussian in its place,
+which is right where the step is short.
+
 For a single Gaussian around 0 the denoiser is linear, so a plan's rows multiply up to one number and the
 error is known with no sampling at all: :func:`gaussian_error`, and :func:`ranking` of the solvers by it. For
 mixtures a sampler's end points are compared with those of a very fine run: :func:`mixture_error`.
@@ -24,7 +27,8 @@ from torch.nn.functional import pad
 
 from alphabar.checks import check_float
 from alphabar.denoise import Estimate
-from alphabar.errors import ConfigError, NoAnswerError, ShapeError
+from alphabar.errors import ConfigError, NoAnswerError, ShapeError, TimestepError
+from alphabar.process.forward import posterior_coefficients
 from alphabar.samplers.euler import Heun
 from alphabar.samplers.fitted import Fitted
 from alphabar.samplers.loop import sample
@@ -37,15 +41,26 @@ __all__ = [
     "Distance",
     "ExactDenoiser",
     "GaussianMixture",
+    "Moments",
     "Score",
     "gaussian_error",
     "mixture_error",
     "ranking",
+    "reverse_density",
     "variances_reached",
 ]
 
 WIDTHS = torch.linspace(0.05, 1.5, 64, dtype=torch.float64)
 """Standard deviations of the data of :func:`gaussian_error`: pixels have about .5, details .05."""
+
+
+class Moments(NamedTuple):
+    """Mean and covariance of a distribution in D dimensions."""
+
+    mean: Tensor
+    """(D,)"""
+    covariance: Tensor
+    """(D, D)"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +70,7 @@ class GaussianMixture:
     Args:
         means: (K, D).
         widths: (K,) standard deviations, ≥ 0; 0 is a point.
-        weights: (K,) positive; scaled to sum to 1. Equal by default.
+        weights: (K,) ≥ 0 and not all 0; scaled to sum to 1. Equal by default.
 
     Raises:
         ShapeError: shapes that do not fit, or widths or weights out of range.
@@ -74,8 +89,8 @@ class GaussianMixture:
                 f"means {tuple(self.means.shape)}, widths {tuple(self.widths.shape)}, weights "
                 f"{tuple(weights.shape)}: they must be (K, D), (K,) and (K,)"
             )
-        if not ((self.widths >= 0).all() and (weights > 0).all()):
-            raise ShapeError("widths must be at least 0 and weights positive")
+        if not ((self.widths >= 0).all() and (weights >= 0).all() and weights.sum() > 0):
+            raise ShapeError("widths and weights must be at least 0, and one weight positive")
 
     @property
     def _normalised_weights(self) -> Tensor:
@@ -88,8 +103,44 @@ class GaussianMixture:
         noise = torch.randn(count, self.means.shape[1], generator=generator, dtype=self.means.dtype)
         return self.means[k] + self.widths[k, None] * noise
 
+    @property
+    def moments(self) -> Moments:
+        """Mean and covariance, Σ_k w_k [ (μ_k − mean)(μ_k − mean)ᵀ + c_k² I ]."""
+        shares = self._normalised_weights
+        mean = shares @ self.means
+        offset = self.means - mean
+        within = torch.eye(len(mean)).to(mean) * (shares @ self.widths**2)
+        return Moments(mean, (shares[:, None] * offset).T @ offset + within)
+
+    def density(self, x: Tensor) -> Tensor:
+        """Return the density at x, (B, D), as (B,).
+
+        Raises:
+            NoAnswerError: a component of width 0, which has none.
+        """
+        if not (self.widths > 0).all():
+            raise NoAnswerError("a component has width 0, a point, and so no density: give widths above 0")
+        power = self.widths**2
+        squared = (x[:, None, :] - self.means).square().sum(-1)  # (B, K)
+        each = (-squared / (2 * power)).exp() / (2 * torch.pi * power) ** (x.shape[1] / 2)
+        return each @ self._normalised_weights
+
+    def along(self, direction: Tensor) -> GaussianMixture:
+        """Return the distribution of the part along a (D,) direction of length 1, in one dimension."""
+        return GaussianMixture((self.means @ direction)[:, None], self.widths, self.weights)
+
     def mean_given(self, x_t: Tensor, log_alpha_bar: Tensor) -> Tensor:
         """Return E[x_0 | x_t], (B, D), at log ᾱ, (B,) or a number."""
+        shares, means, _ = self._given(x_t, log_alpha_bar)
+        return torch.einsum("bk,bkd->bd", shares, means)
+
+    def given(self, x_t: Tensor, log_alpha_bar: Tensor) -> GaussianMixture:
+        """Return q(x_0 | x_t) for one x_t, (D,), at log ᾱ, a number: a mixture again."""
+        shares, means, powers = self._given(x_t[None], log_alpha_bar)
+        return GaussianMixture(means[0], powers[0].sqrt(), shares[0])
+
+    def _given(self, x_t: Tensor, log_alpha_bar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return r_k, (B, K), with mean, (B, K, D), and variance, (B, K), of x_0 in component k given x_t."""
         alpha_bar, of_noise = (part[..., None] for part in (log_alpha_bar.exp(), noise_power(log_alpha_bar)))
         power = alpha_bar * self.widths**2 + of_noise  # (B, K), the variance of x_t within a component
         offset = x_t[:, None, :] - alpha_bar.sqrt()[..., None] * self.means  # (B, K, D)
@@ -99,7 +150,8 @@ class GaussianMixture:
             - x_t.shape[1] / 2 * power.log()
         )
         gain = alpha_bar.sqrt() * self.widths**2 / power
-        return torch.einsum("bk,bkd->bd", log_share.softmax(-1), self.means + gain[..., None] * offset)
+        means = self.means + gain[..., None] * offset
+        return log_share.softmax(-1), means, (of_noise * self.widths**2 / power).expand_as(log_share)
 
     def denoiser(self, schedule: NoiseSchedule) -> ExactDenoiser:
         """Return the exact denoiser of this data on a schedule; it takes x_t of shape (B, D)."""
@@ -116,6 +168,39 @@ class ExactDenoiser:
     def __call__(self, x_t: Tensor, t: float) -> Estimate:
         """Estimate x_0 from x_t, (B, D), at level t."""
         return Estimate(self.mixture.mean_given(x_t, log_alpha_bar_between(self.schedule, t).to(x_t)))
+
+
+def reverse_density(
+    mixture: GaussianMixture, schedule: NoiseSchedule, x_t: Tensor, t: int, s: int
+) -> GaussianMixture:
+    """Return q(x_s | x_t) of data from a mixture, exactly: a mixture again.
+
+        q(x_s | x_t) = Σ_k r_k(x_t) N(a·x_t + b·m_k, (b² v_k + σ²) I)
+
+    where q(x_s | x_t, x_0) = N(a·x_t + b·x_0, σ² I), and m_k, v_k are mean and variance of x_0 in component k
+    given x_t.
+
+    Args:
+        mixture: the data.
+        schedule: the noise schedule.
+        x_t: (D,) where one comes from.
+        t: s+1 … T−1.
+        s: −1 … T−2, where −1 is clean data.
+
+    Raises:
+        TimestepError: s ≥ t, or outside these ranges.
+        ShapeError, DtypeError: another x_t than (D,) in the precision of the mixture.
+    """
+    check_float(x_t=x_t)
+    if x_t.shape != mixture.means.shape[1:]:
+        raise ShapeError(f"x_t has shape {tuple(x_t.shape)}: it must be ({mixture.means.shape[1]},)")
+    log_s, log_t = schedule.log_alpha_bar_at(s, lowest=-1), schedule.log_alpha_bar_at(t)
+    if s >= t:
+        raise TimestepError(f"s = {s} and t = {t}: s must be smaller than t")
+    of_x_t, of_x_0, variance = posterior_coefficients(log_s, log_t)
+    x_0 = mixture.given(x_t, log_t)
+    widths = (of_x_0.square() * x_0.widths**2 + variance).sqrt()
+    return GaussianMixture(of_x_t * x_t + of_x_0 * x_0.means, widths, x_0.weights)
 
 
 def variances_reached(plan: Plan, schedule: NoiseSchedule, widths: Tensor) -> Tensor:
