@@ -12,7 +12,7 @@ from test_files import killed_at
 
 from alphabar import DDIM, Denoiser, NoiseSchedule, sample
 from alphabar.denoise import pretrained
-from alphabar.errors import CheckpointError, UnknownNameError
+from alphabar.errors import CheckpointError, ConfigError, UnknownNameError
 from alphabar.training.checkpoint import Checkpoint, check_place, load, save
 from alphabar.training.network import unet
 
@@ -305,3 +305,36 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(tmp_path, 
 
     monkeypatch.setattr(pretrained, "check_network", interrupted)
     assert load(tmp_path).classes == ("new", "newer")
+
+
+class Labelled(torch.nn.Module):
+    """Answers its label; label 2 is none."""
+
+    def forward(self, x_t, t, class_labels=None):
+        level = 0.0 if class_labels is None else 0.1 * class_labels.double().view(-1, 1, 1, 1)
+        return torch.zeros_like(x_t) + level
+
+
+def labelled(classes=("a", "b"), **training):
+    return Checkpoint(Labelled(), NoiseSchedule.linear(), "sample", (1, 2, 2), classes, training)
+
+
+def test_guidance_leads_away_from_the_answer_without_a_label():
+    x_t, labels = torch.zeros(2, 1, 2, 2, dtype=torch.float64), torch.tensor([0, 1])
+    for guidance, expected in [(1.0, [0.0, 0.1]), (3.0, [-0.4, -0.1]), (30.0, [-1.0, -1.0])]:
+        # x̂_0 = without + guidance · (with − without), clipped; without a label it is .2
+        found = labelled().guided(labels, guidance)(x_t, 500.0).x_0[:, 0, 0, 0]
+        assert found.tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_network_that_was_never_without_its_labels_is_not_guided():
+    labels, x_t = torch.tensor([0, 1]), torch.zeros(2, 1, 2, 2)
+    assert labelled().can_be_guided
+    for checkpoint, given, said in [
+        (labelled(label_dropout=0), labels, "knows nothing without a label"),
+        (labelled(classes=()), None, "has no classes"),
+    ]:
+        assert not checkpoint.can_be_guided
+        assert checkpoint.guided(given)(x_t, 500.0).x_0.shape == x_t.shape
+        with pytest.raises(ConfigError, match=said):
+            checkpoint.guided(given, 2.0)

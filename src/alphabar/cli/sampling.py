@@ -25,7 +25,7 @@ from alphabar.cli._arguments import (
     readable,
     wrote,
 )
-from alphabar.denoise import ClassifierFree, Clipped, Denoise
+from alphabar.denoise import Denoise
 from alphabar.denoise.files import check_free, check_writable, replaced_files
 from alphabar.denoise.pretrained import is_pipeline
 from alphabar.errors import ConfigError, look_up
@@ -67,15 +67,7 @@ class _FromRun:
         return replace(loaded, network=network)
 
     def _denoiser(self, loaded: Checkpoint, labels: Tensor | None) -> Denoise:
-        denoiser = loaded.denoiser(None if labels is None else labels.to(device()))
-        if self.guidance == 1:
-            return Clipped(denoiser)
-        if loaded.training.get("label_dropout") == 0:
-            raise ConfigError(
-                f"guidance is {self.guidance}, but this network was trained with label_dropout 0 and knows "
-                "nothing without a label: leave guidance at 1"
-            )
-        return Clipped(ClassifierFree(denoiser, self.guidance, null_label=len(loaded.classes)))
+        return loaded.guided(None if labels is None else labels.to(device()), self.guidance)
 
 
 @dataclass(frozen=True, kw_only=True)

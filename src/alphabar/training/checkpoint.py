@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alphabar.denoise import Denoiser, pretrained
+from alphabar.denoise import ClassifierFree, Clipped, Denoise, Denoiser, pretrained
 from alphabar.denoise.pretrained import Pretrained, check_labels, check_place
-from alphabar.errors import CheckpointError, look_up
+from alphabar.errors import CheckpointError, ConfigError, look_up
 from alphabar.process import Parameterisation
 from alphabar.schedule import NoiseSchedule
 
@@ -55,6 +55,33 @@ class Checkpoint:
         """
         check_labels(self.classes, labels)
         return Denoiser(self.network, self.schedule, self.prediction, labels)
+
+    @property
+    def can_be_guided(self) -> bool:
+        """Whether the network has classes and has learned to do without them as well."""
+        return bool(self.classes) and self.training.get("label_dropout") != 0
+
+    def guided(self, labels: Tensor | None = None, guidance: float = 1.0) -> Denoise:
+        """Return the network as a denoiser that is led towards its labels, with x̂_0 clipped to [−1, 1].
+
+        Args:
+            labels: (B,) where it has classes.
+            guidance: how much the labels count: 1 as trained, more for clearer and less varied pictures.
+
+        Raises:
+            ConfigError: guidance of a network that knows nothing without a label, or has no classes.
+            CheckpointError: as :meth:`denoiser`.
+        """
+        denoiser = self.denoiser(labels)
+        if guidance == 1:
+            return Clipped(denoiser)
+        if not self.can_be_guided:
+            why = "was trained with label_dropout 0 and knows nothing without a label"
+            raise ConfigError(
+                f"guidance is {guidance}, but this network {why if self.classes else 'has no classes'}: "
+                "leave guidance at 1"
+            )
+        return Clipped(ClassifierFree(denoiser, guidance, null_label=len(self.classes)))
 
     def labels(self, count: int, names: Sequence[str] = ()) -> Tensor | None:
         """Return (count,) labels that go through the named classes in turn, by default all.
