@@ -17,6 +17,7 @@ from torch import Tensor
 
 from alphabar.checks import check_float
 from alphabar.errors import AlphabarError, DataError, DtypeError, MissingExtraError
+from alphabar.kernels import all_finite
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -71,8 +72,10 @@ def to_uint8(x: Tensor) -> Tensor:
         DataError: if ``x`` holds a NaN or an infinity.
     """
     check_float(x=x)
-    if not (finite := x.isfinite()).all():
-        raise DataError(f"{int((~finite).sum())} of {x.numel()} values are NaN or infinite: expected −1 … 1")
+    if not all_finite(x):
+        raise DataError(
+            f"{int((~x.isfinite()).sum())} of {x.numel()} values are NaN or infinite: expected −1 … 1"
+        )
     return x.to(torch.float32).add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
