@@ -16,7 +16,7 @@ from torch import Tensor
 
 __all__ = ["Curve", "Frame", "arrows", "axes", "dots", "nice_ticks", "number", "plot", "svg"]
 
-POINTS = 160  # of a curve at most: more are not seen in a plot this wide
+POINTS = 240  # of a curve at most: more are not seen in a plot this wide
 WIDTH, HEIGHT = 420.0, 270.0
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 12.0, 26.0, 40.0  # margins
 LEGEND_LINE = 16.0
@@ -65,13 +65,17 @@ class Frame:
     height: float = HEIGHT
     top: float = TOP
 
-    def across(self, value: float) -> float:
-        """Return where a value of x lies, in the picture's units."""
-        return LEFT + _share(value, self.x, self.log_x) * (self.width - LEFT - RIGHT)
+    def across(self, x: float | Tensor) -> Tensor:
+        """Return where values of x lie, in the picture's units."""
+        return LEFT + _share(x, self.x, self.log_x) * (self.width - LEFT - RIGHT)
 
-    def down(self, value: float) -> float:
-        """Return where a value of y lies."""
-        return self.height - BOTTOM - _share(value, self.y, self.log_y) * (self.height - self.top - BOTTOM)
+    def down(self, y: float | Tensor) -> Tensor:
+        """Return where values of y lie."""
+        return self.height - BOTTOM - _share(y, self.y, self.log_y) * (self.height - self.top - BOTTOM)
+
+    def places(self, x: Tensor, y: Tensor) -> list[tuple[float, float]]:
+        """Return where points lie."""
+        return list(zip(self.across(x).tolist(), self.down(y).tolist(), strict=True))
 
     @property
     def data(self) -> str:
@@ -173,17 +177,19 @@ def axes(frame: Frame, x_label: str = "") -> str:
 
 
 def dots(frame: Frame, points: Tensor, name: str, radius: float = 2.0) -> str:
-    """Return (N, 2) points as dots of a class of the page's style."""
-    inside = (_place(frame, *point) for point in points.tolist() if _is_inside(frame, *point))
-    circles = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}"/>' for x, y in inside)
+    """Return (N, 2) points as dots of a class of the page's style; those outside the frame are left out."""
+    low, high = torch.tensor([frame.x, frame.y], dtype=points.dtype).T
+    inside = points[((points >= low) & (points <= high)).all(1)]
+    places = frame.places(*inside.T)
+    circles = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}"/>' for x, y in places)
     return f'<g class="{name}">{circles}</g>'
 
 
 def arrows(frame: Frame, starts: Tensor, steps: Tensor) -> str:
     """Return arrows from (N, 2) starts along (N, 2) steps, in the units of the axes."""
     lines = []
-    for start, step in zip(starts.tolist(), steps.tolist(), strict=True):
-        (x, y), (to_x, to_y) = _place(frame, *start), _place(frame, start[0] + step[0], start[1] + step[1])
+    ends = frame.places(*(starts + steps).T)
+    for (x, y), (to_x, to_y) in zip(frame.places(*starts.T), ends, strict=True):
         back, side = 0.35, 0.18
         along, across = (to_x - x, to_y - y), (y - to_y, to_x - x)
         wings = [
@@ -195,18 +201,11 @@ def arrows(frame: Frame, starts: Tensor, steps: Tensor) -> str:
     return f'<path class="arrows" d="{"".join(lines)}"/>'
 
 
-def _place(frame: Frame, x: float, y: float) -> tuple[float, float]:
-    return frame.across(x), frame.down(y)
-
-
-def _is_inside(frame: Frame, x: float, y: float) -> bool:
-    return frame.x[0] <= x <= frame.x[1] and frame.y[0] <= y <= frame.y[1]
-
-
-def _share(value: float, ends: tuple[float, float], is_log: bool) -> float:
+def _share(values: float | Tensor, ends: tuple[float, float], is_log: bool) -> Tensor:
     low, high = map(math.log10, ends) if is_log else ends
-    place = math.log10(max(value, 1e-300)) if is_log else value
-    return min(max((place - low) / (high - low), -0.02), 1.02)
+    places = torch.as_tensor(values, dtype=torch.float64)
+    places = places.clamp(min=1e-300).log10() if is_log else places
+    return ((places - low) / (high - low)).clamp(-0.02, 1.02)
 
 
 def _range(values: Iterable[Sequence[float] | Tensor], is_log: bool, margin: float) -> tuple[float, float]:
@@ -248,21 +247,20 @@ def _axes(frame: Frame, x_ticks: Sequence[float], x_label: str) -> str:
 
 
 def _line(frame: Frame, curve: Curve) -> str:
-    xs, ys = (torch.as_tensor(part, dtype=torch.float64).tolist() for part in (curve.x, curve.y))
-    stride = max(1, math.ceil(len(xs) / POINTS))
-    kept = [*range(0, len(xs) - 1, stride), len(xs) - 1]
-    places = [(xs[i], ys[i]) for i in kept]
-    style = f"curve c{curve.colour}" + (" dashed" if curve.is_dashed else "")
-    lines = [
-        "M" + "L".join(f"{frame.across(x):.1f} {frame.down(y):.1f}" for x, y in piece)
-        for is_finite, piece in groupby(places, lambda place: math.isfinite(place[1]))
-        if is_finite
-    ]
-    circles = "".join(
-        f'<circle class="dot c{curve.colour}" cx="{frame.across(x):.1f}" cy="{frame.down(y):.1f}" r="2.5"/>'
-        for x, y in places
-        if curve.has_dots and math.isfinite(y)
+    xs, ys = (torch.as_tensor(part, dtype=torch.float64) for part in (curve.x, curve.y))
+    kept = torch.linspace(0, len(xs) - 1, min(len(xs), POINTS)).round().long()
+    pieces = groupby(
+        zip(ys[kept].isfinite().tolist(), frame.places(xs[kept], ys[kept]), strict=True), lambda each: each[0]
     )
+    drawn = [[place for _, place in piece] for is_finite, piece in pieces if is_finite]
+    lines = ("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in piece) for piece in drawn)
+    circles = "".join(
+        f'<circle class="dot c{curve.colour}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>'
+        for piece in drawn
+        for x, y in piece
+        if curve.has_dots
+    )
+    style = f"curve c{curve.colour}" + (" dashed" if curve.is_dashed else "")
     return f'<path class="{style}" d="{"".join(lines)}"/>{circles}'
 
 
