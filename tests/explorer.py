@@ -10,7 +10,6 @@ import pytest
 
 from alphabar.cli import demo
 from alphabar.explorer.answers import Page
-from alphabar.explorer.asking import texts_of
 from alphabar.explorer.pictures import Album
 from alphabar.explorer.reverse import Run
 
@@ -25,7 +24,7 @@ TIMEOUT = 30_000  # milliseconds, of whatever is waited for: a busy machine is s
 def page_of(trained=None, image=None, language="en", seconds=2.0):
     """A page whose digits train for a moment, on a small network."""
     config = dataclasses.replace(demo.CONFIG, seconds=seconds, steps=60, batch_size=32, channels=(8, 16))
-    return Page(Album(image, texts_of(language)), Run(trained, config), language)
+    return Page(Album(image), Run(trained, config), language)
 
 
 @contextmanager

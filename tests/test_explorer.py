@@ -16,13 +16,14 @@ import pytest
 import torch
 from PIL import Image
 
-from alphabar import DDPM, GaussianMixture, NoiseSchedule, explorer
+from alphabar import DDPM, GaussianMixture, NoiseSchedule, add_noise_step, explorer
 from alphabar.cli import main
 from alphabar.cli.explore import Explore
-from alphabar.errors import AlphabarError, ConfigError, DataError, ScheduleError, TimestepError
+from alphabar.errors import ConfigError, TimestepError
 from alphabar.explorer import forward, pictures, plane, schedules, svg, tables
-from alphabar.explorer.asking import LANGUAGES, texts_of
+from alphabar.explorer.asking import LANGUAGES, RefusedError, said, texts_of
 from alphabar.explorer.reverse import Chosen, made_sampler, mosaic
+from alphabar.process import normal
 from alphabar.samplers import REGISTRY, gaussian_error
 from alphabar.schedule import FAMILIES
 
@@ -46,31 +47,51 @@ def photograph():
     return torch.rand(3, 64, 64, generator=generator) * 2 - 1
 
 
-@pytest.mark.parametrize("t", [0, 23, 24, 500, 999])
-def test_single_steps_are_the_chain_of_the_library_whatever_was_kept(photograph, t):
-    steps = forward.noised(photograph, LINEAR, t, seed=3, in_steps=True)
+@pytest.mark.parametrize("family", ["linear", "cosine"])
+@pytest.mark.parametrize("t", [0, 1, 500, 999])
+def test_single_steps_are_the_chain_of_the_library(photograph, family, t):
+    schedule = FAMILIES[family](1000)
+    z = normal((1000, *photograph.shape), seed=3)
     x_t = photograph[None]
     for s in range(t + 1):
-        z = forward.normal(x_t.shape, seed=3, stream=s + 1)
-        x_t = forward.add_noise_step(LINEAR, x_t, z, s)
-    assert torch.equal(steps, x_t[0])
+        x_t = add_noise_step(schedule, x_t, z[s : s + 1], s)
+    torch.testing.assert_close(forward.walked(photograph, schedule, t, seed=3), x_t[0])
 
 
-@pytest.mark.parametrize("in_steps", [False, True])
+@pytest.mark.parametrize("way", [forward.jumped, forward.walked])
 @pytest.mark.parametrize("t", [0, 250, 999])
-def test_both_ways_give_the_predicted_mean_and_variance(photograph, t, in_steps):
-    x_t = forward.noised(photograph, LINEAR, t, seed=0, in_steps=in_steps)
-    found = forward.moments(photograph, x_t, LINEAR, t)
+def test_both_ways_give_the_predicted_mean_and_variance(photograph, t, way):
+    before = photograph.clone()
+    found = forward.moments(way(photograph, LINEAR, t, seed=0))
+    assert torch.equal(photograph, before)
+    expected = forward.predicted(forward.moments(photograph), LINEAR, t)
     # Errors of a mean and a variance over N pixels: 1/√N and √(2/N), plus the product with the picture.
     error = 1 / math.sqrt(photograph.numel())
-    assert found.mean == pytest.approx(found.mean_predicted, abs=4 * error)
-    assert found.variance == pytest.approx(found.variance_predicted, abs=4 * 2 * error)
+    assert found.mean == pytest.approx(expected.mean, abs=4 * error)
+    assert found.variance == pytest.approx(expected.variance, abs=4 * 2 * error)
+
+
+@pytest.mark.parametrize("way", [forward.jumped, forward.walked])
+@pytest.mark.parametrize("t", [-1, 1000])
+def test_a_level_that_is_not_there_is_refused(photograph, t, way):
+    with pytest.raises(TimestepError):
+        way(photograph, LINEAR, t, seed=0)
+
+
+def test_moments_are_those_of_the_pixels(photograph):
+    found = forward.moments(photograph)
+    assert found.mean == pytest.approx(float(photograph.double().mean()), rel=1e-12)
+    assert found.variance == pytest.approx(float(photograph.double().var(correction=0)), rel=1e-12)
 
 
 def test_the_histogram_and_the_curves_say_what_they_show_in_numbers(photograph):
-    x_t = {"linear": forward.noised(photograph, LINEAR, 999, seed=0, in_steps=False)}
+    x_t = {"linear": forward.jumped(photograph, LINEAR, 999, seed=0)}
     share = float(re.search(r"linear ([\d.]+)%", forward.histogram(x_t, 999, ENGLISH))[1])
     assert share == pytest.approx(68.27, abs=4 * 100 * math.sqrt(0.68 * 0.32 / photograph.numel()))
+    densities = forward._shares(x_t["linear"])
+    assert torch.allclose(
+        densities, torch.histc(x_t["linear"], 80, -4, 4) / photograph.numel(), atol=2 / photograph.numel()
+    )
     drawn = forward.curves({"linear": LINEAR, "cosine": NoiseSchedule.cosine()}, ENGLISH, 500)
     assert len(drawn) == 4
     assert f"linear {svg.number(float(LINEAR.beta[500]))}" in drawn[0]
@@ -155,7 +176,7 @@ def test_there_is_nothing_to_say_against_schedules_that_are_in_use(family):
 
 @pytest.mark.parametrize(("points", "kind"), [([1, 2, 0], "log_snr"), ([0.1, 2], "beta"), ([0, 0.1], "beta")])
 def test_points_that_no_schedule_can_have_are_refused(points, kind):
-    with pytest.raises(ScheduleError):
+    with pytest.raises(RefusedError):
         schedules.drawn(points, kind, 10, ENGLISH)
 
 
@@ -185,45 +206,26 @@ def test_the_score_is_the_gradient_of_the_log_density(clusters, rng):
     assert torch.allclose(found, x.grad, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize(("t", "s"), [(400, 399), (400, 100), (900, 0)])
-def test_the_reverse_density_is_that_of_bayes(clusters, t, s):
-    x_t = torch.tensor([0.4, -0.2], dtype=torch.float64)
-    found = plane.reverse_density(clusters, LINEAR, x_t.tolist(), t, s)
-    # q(x_s | x_t) ∝ q(x_t | x_s) q(x_s), on a grid fine enough for the narrowest of them
-    spread = 6 * math.sqrt(found.variance_exact)
-    centre = plane_mean(clusters, x_t, t, s)
-    side = torch.linspace(-spread, spread, 801, dtype=torch.float64)
-    across = torch.tensor([-found.direction[1], found.direction[0]], dtype=torch.float64)
-    grid = centre + side[:, None, None] * found.direction + side[None, :, None] * across
-    ratio = float(LINEAR.alpha_bar[t] / LINEAR.alpha_bar[s])
-    step = -(x_t - ratio**0.5 * grid).square().sum(2) / (2 * (1 - ratio))
-    joint = step.exp() * density_of(clusters, LINEAR, grid.reshape(-1, 2), s).view(801, 801)
-    along = joint.sum(1) / joint.sum() / (side[1] - side[0])
-    places = side + float(centre @ found.direction)
-    assert torch.allclose(found.exact(places), along, rtol=1e-4, atol=1e-6 * float(along.max()))
-
-
-def plane_mean(data, x_t, t, s):
-    """E[x_s | x_t], from the denoiser and the library's posterior."""
-    from alphabar import posterior
-
-    x_0 = data.denoiser(LINEAR)(x_t[None], float(t)).x_0
-    return posterior(LINEAR, x_t[None], x_0, t, s).mean[0]
+def test_one_step_back_is_shown_along_the_line_between_two_clusters():
+    data = plane.mixture("two", [], 0.12)
+    found = plane.step_back(data, LINEAR, [0, 0.3], 400, 100)
+    torch.testing.assert_close(found.direction, torch.tensor([1.0, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(found.exact.moments.mean, found.gaussian.moments.mean)
+    alpha_bar, before = LINEAR.alpha_bar[400], LINEAR.alpha_bar[100]
+    variance = (1 - before) / (1 - alpha_bar) * (1 - alpha_bar / before)  # of q(x_s | x_t, x_0)
+    assert plane.deviation(found.gaussian) ** 2 == pytest.approx(float(variance), rel=1e-12)
+    told = plane.step_back_told(found, ENGLISH)
+    assert svg.number(plane.deviation(found.exact), 3) in told
+    assert told in plane.step_back_plot(found, 400, 100, ENGLISH)
 
 
 def test_a_short_step_back_is_nearly_the_gaussian_and_a_long_one_is_not(clusters):
     def ratio(t, s):
-        found = plane.reverse_density(clusters, LINEAR, [0.1, 0.2], t, s)
-        return found.variance_exact / found.variance
+        found = plane.step_back(clusters, LINEAR, [0.1, 0.2], t, s)
+        return plane.deviation(found.exact) / plane.deviation(found.gaussian)
 
-    assert ratio(500, 499) == pytest.approx(1, abs=0.02)
-    assert ratio(500, 0) > 10
-
-
-@pytest.mark.parametrize(("t", "s"), [(5, 5), (5, 6), (5, -1)])
-def test_a_step_back_must_go_back(clusters, t, s):
-    with pytest.raises(TimestepError):
-        plane.reverse_density(clusters, LINEAR, [0, 0], t, s)
+    assert ratio(500, 499) == pytest.approx(1, abs=0.01)
+    assert ratio(500, 0) > 3
 
 
 def test_particles_end_as_the_data_are_distributed(clusters):
@@ -278,10 +280,10 @@ def test_samples_lie_side_by_side_with_lines_between(count, rows, columns):
 
 
 def test_an_upload_becomes_its_middle_square_at_most_512_wide():
-    x_0 = pictures.decoded(encoded(Image.new("RGB", (900, 700), (255, 0, 0))), ENGLISH)
+    x_0 = pictures.decoded(encoded(Image.new("RGB", (900, 700), (255, 0, 0))))
     assert x_0.shape == (3, 512, 512)
     assert x_0[:, 0, 0].tolist() == [1, -1, -1]
-    assert pictures.decoded(encoded(Image.new("L", (40, 30))), ENGLISH).shape == (1, 30, 30)
+    assert pictures.decoded(encoded(Image.new("L", (40, 30)))).shape == (1, 30, 30)
 
 
 def eps():
@@ -289,7 +291,7 @@ def eps():
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "key"),
     [
         (lambda: b"", "upload_broken"),
         (lambda: b"GIF89a", "upload_broken"),
@@ -301,25 +303,41 @@ def eps():
         (eps, "upload_format"),
     ],
 )
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_a_file_that_cannot_be_shown_is_refused_in_the_readers_language(content, said, language):
-    texts = texts_of(language)
-    with pytest.raises(DataError) as refused:
-        pictures.decoded(content(), texts)
-    assert str(refused.value) == texts[said].format(most={"upload_bytes": 10}.get(said, 40), kind="EPS")
+def test_a_file_that_cannot_be_shown_is_refused_in_every_language(content, key):
+    with pytest.raises(RefusedError) as refused:
+        pictures.decoded(content())
+    for language in LANGUAGES:
+        text = texts_of(language)[key].format(most={"upload_bytes": 10}.get(key, 40), kind="EPS")
+        assert said(refused.value, texts_of(language)) == text
+
+
+def test_what_the_library_refuses_is_quoted_in_a_sentence_of_the_readers_language():
+    wrong = ConfigError("steps is 0")
+    assert said(wrong, ENGLISH) == "steps is 0"
+    assert said(wrong, texts_of("zh")) == texts_of("zh")["library_says"].format(why="steps is 0")
+
+
+@pytest.mark.parametrize(("side", "kept"), [(64, 64), (65, 33), (512, 64), (8, 8)])
+def test_a_thinned_picture_has_pixels_at_equal_distances(side, kept):
+    x = torch.arange(side * side, dtype=torch.float32).view(1, side, side)
+    found = pictures.thinned(x, 64)
+    assert found.shape == (1, kept, kept)
+    stride = -(-side // 64)
+    assert found[0, 1, 2] == stride * side + 2 * stride
+    assert pictures.thinned(x[:, : side // 2], 64).shape[2] == kept
 
 
 def test_only_the_last_uploads_are_kept():
-    album = pictures.Album(None, ENGLISH)
+    album = pictures.Album()
     names = [album.add(torch.zeros(1, 2, 2)) for _ in range(pictures.KEPT + 1)]
     assert album[names[-1]].shape == (1, 2, 2)
-    with pytest.raises(AlphabarError):
+    with pytest.raises(RefusedError, match="upload it again"):
         album[names[0]]
 
 
 @pytest.mark.parametrize("name", ["china", "flower", "digit"])
 def test_pictures_come_with_scikit_learn(name):
-    x_0 = pictures.Album(None, ENGLISH)[name]
+    x_0 = pictures.Album()[name]
     assert x_0.abs().max() <= 1
     assert x_0.shape[1] == x_0.shape[2] == (8 if name == "digit" else 512)
 

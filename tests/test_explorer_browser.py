@@ -89,10 +89,20 @@ def test_the_slider_noises_the_picture_and_the_numbers_follow(opened):
     expects(page.locator("#f-t + output")).to_have_text("999")
     page.locator("#f-t").press("ArrowLeft")  # by key
     expects(images.first).to_have_attribute("alt", re.compile("t = 998"))
+    expects(page.locator("#f-thinned")).to_have_text("")
+    assert both_ways_agree(page, pixels=512 * 512 * 3)
+    page.locator("[name=f-way][value=steps]").check()
+    expects(page.locator("#f-thinned")).to_contain_text("64×64 of the 512×512 pixels")
+    expects(images.first).to_have_js_property("naturalWidth", 64)
+    assert both_ways_agree(page, pixels=64 * 64 * 3)
+
+
+def both_ways_agree(page, pixels):
+    """Whether mean and variance are the predicted ones, to four errors of their estimates."""
     cells = page.locator("#f-moments tbody tr").first.locator("td").all_inner_texts()
     mean, mean_predicted, variance, variance_predicted = (float(text.replace("−", "-")) for text in cells)
-    assert mean == pytest.approx(mean_predicted, abs=0.01)
-    assert variance == pytest.approx(variance_predicted, abs=0.02)
+    assert mean == pytest.approx(mean_predicted, abs=4 / pixels**0.5)
+    return variance == pytest.approx(variance_predicted, abs=4 * (2 / pixels) ** 0.5)
 
 
 def test_a_control_point_moves_by_key_and_by_hand_and_all_curves_follow(opened):
@@ -122,7 +132,7 @@ def test_a_control_point_moves_by_key_and_by_hand_and_all_curves_follow(opened):
 def test_digits_are_trained_on_the_spot_and_sampled_by_two_samplers(opened, shots):
     page = opened("reverse")
     page.locator("#r-train").click()
-    expects(page.locator("#reverse")).to_have_attribute("data-run", "ready")
+    expects(page.locator("#reverse")).to_have_attribute("data-run", "ready", timeout=4 * TIMEOUT)
     page.locator("#r-0-evaluations").fill("5")
     page.locator("#r-1-evaluations").fill("8")
     page.locator("#r-label").select_option("3")
@@ -174,7 +184,7 @@ def test_particles_flow_to_the_data_and_points_are_drawn_by_hand_and_by_key(open
     page.screenshot(path=shots / "plane-flow.png", full_page=True)
     box = page.locator("#p-plane").bounding_box()
     page.mouse.click(box["x"] + box["width"] * 0.7, box["y"] + box["height"] * 0.4)
-    expects(page.locator("#p-reverse [role=img]")).to_be_visible()
+    expects(page.locator("#p-reverse-told")).to_contain_text("times as wide")
     expects(page.locator("#p-x")).not_to_have_value("0")
     page.locator("#p-data").select_option("drawn")
     page.locator("#p-flow").click()
@@ -195,8 +205,10 @@ def test_two_samplers_are_compared_and_a_wrong_setting_is_a_sentence(opened):
     expects(page.locator("#t-tables caption").last).to_have_text("unipc: 7 rows")
     expects(page.locator("#t-tables tbody").last.locator("tr")).to_have_count(7)
     expects(page.locator("#t-plot [role=img]")).to_have_attribute("aria-label", re.compile("unipc: .* at 50"))
+    page.locator("#language").select_option("zh")
     page.locator("#t-1-sampler").select_option("fitted")
     page.locator("#t-1-evaluations").fill("999")
+    expects(page.locator("#trouble")).to_contain_text("这样设置行不通")
     expects(page.locator("#trouble")).to_contain_text("999")
 
 

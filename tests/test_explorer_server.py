@@ -97,7 +97,7 @@ def test_nothing_but_the_page_can_be_read(ours, path):
 
 
 def test_a_picture_is_asked_for_by_name_never_by_path(ours):
-    for name in ("/etc/passwd", "../page.html", "given", "upload-0"):
+    for name in ("/etc/passwd", "../page.html", "given"):
         body = {**QUESTIONS["forward"], "picture": name}
         answer = ours.post("/api/forward", json=body, headers=OURS)
         assert answer.status_code == 400
@@ -119,9 +119,10 @@ def test_another_sites_page_cannot_ask(ours, question):
 
 
 def test_on_the_loopback_address_it_answers_under_no_other_name():
-    for base in ("http://localhost:7860", "http://127.0.0.1"):
-        assert client(base=base).get("/").status_code == 200
-    assert client(base="http://attacker.example:7860").get("/api/options").status_code == 400
+    for base in ("http://localhost:7860", "http://127.0.0.1", "http://[::1]:7860"):
+        for host in ("127.0.0.1", "localhost", "::1"):
+            assert client(host=host, base=base).get("/").status_code == 200
+            assert client(host=host, base="http://attacker.example:7860").get("/").status_code == 400
     assert client(host="0.0.0.0", base="http://my-machine:7860").get("/").status_code == 200
 
 
@@ -169,6 +170,45 @@ def test_a_body_is_read_no_further_than_its_limit(ours):
     assert "at most" in answer.json()["error"]
     answer = ours.post("/api/picture", content=bytes(options(page_of())["largest_upload"] + 1), headers=OURS)
     assert "10 MB" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("question", "change"),
+    [
+        ("forward", {"t": 1000}),
+        ("forward", {"picture": "upload-0"}),
+        ("schedule", {"kind": "log_snr", "points": [1, 2]}),
+        ("flow", {"evaluations": 1001}),
+        ("table", {"samplers": [{**SAMPLER, "sampler": "fitted", "evaluations": 300}]}),
+        ("nothing", {}),
+    ],
+)
+def test_a_refusal_is_in_the_readers_language(ours, question, change):
+    body = {**QUESTIONS.get(question, {}), **change}
+    refused = {}
+    for language in ("en", "zh", "xx"):
+        answer = ours.post(f"/api/{question}?lang={language}", json=body, headers=OURS)
+        assert answer.status_code == 400
+        refused[language] = answer.json()["error"]
+    assert set("，。") & set(refused["zh"])
+    assert refused["xx"] == refused["en"]
+    assert refused["en"].isprintable()
+    assert not set("，。") & set(refused["en"])
+
+
+def test_a_refusal_while_sampling_is_in_the_readers_language():
+    body = {"samplers": [SAMPLER], "label": "bird", "guidance": 1, "seed": 0, "num": 3}
+    for page in (page_of(), page_of(trained())):
+        answer = client(page).post("/api/sample?lang=zh", json=body, headers=OURS)
+        assert "，" in json.loads(answer.text)["error"]
+
+
+def test_of_a_long_chain_some_states_are_shown_evenly_and_the_last():
+    states = sampled(page_of(trained()), samplers=[{**SAMPLER, "evaluations": 1000}])
+    assert [state["step"] for state in states] == [*range(0, 1000, 17), 1000]
+    assert states[-1]["t"] == -1
+    # Of independent normal numbers, 3 × 64 of them: the error of a standard deviation is 1/√(2N) = .05.
+    assert states[0]["x_t_spread"] == pytest.approx(1, abs=0.2)
 
 
 def test_two_chains_begin_with_the_same_noise_and_pass_every_state():

@@ -13,7 +13,7 @@ from alphabar.cli import demo
 from alphabar.cli._arguments import device, one_of, readable
 from alphabar.errors import ConfigError, MissingExtraError, look_up
 from alphabar.explorer.answers import Page
-from alphabar.explorer.asking import LANGUAGES, texts_of
+from alphabar.explorer.asking import LANGUAGES
 from alphabar.explorer.pictures import Album
 from alphabar.explorer.reverse import Run
 from alphabar.training import checkpoint
@@ -53,7 +53,7 @@ class Explore:
         look_up(LANGUAGES, self.lang, "language")
         if not 1 <= self.port <= 65535:
             raise ConfigError(f"port is {self.port}: it must be in 1 … 65535")
-        album = Album(self.image, texts_of(self.lang))
+        album = Album(self.image)
         config = dataclasses.replace(demo.CONFIG, seconds=self.seconds)
         place = self.run or (str(DEMO) if (DEMO / "alphabar.json").is_file() else None)
         trained = None

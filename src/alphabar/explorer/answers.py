@@ -9,11 +9,11 @@ from typing import Any
 
 from alphabar.errors import AlphabarError, ConfigError, look_up
 from alphabar.explorer import forward, plane, schedules, tables
-from alphabar.explorer.asking import LANGUAGES, Asked, texts_of
-from alphabar.explorer.pictures import LARGEST_UPLOAD, Album, data_url, decoded
-from alphabar.explorer.reverse import Chosen, Run, Shown, chain, made_sampler
+from alphabar.explorer.asking import LANGUAGES, Asked, said, texts_of
+from alphabar.explorer.pictures import LARGEST_UPLOAD, SIDE, Album, data_url, decoded, thinned
+from alphabar.explorer.reverse import Chosen, Run, chain, made_sampler, mosaic
 from alphabar.explorer.svg import number
-from alphabar.samplers import REGISTRY
+from alphabar.samplers import REGISTRY, State
 from alphabar.schedule import FAMILIES, SPACINGS, NoiseSchedule
 
 __all__ = ["ANSWERS", "Page", "check_body", "options", "run_state", "samples", "uploaded"]
@@ -21,6 +21,7 @@ __all__ = ["ANSWERS", "Page", "check_body", "options", "run_state", "samples", "
 STEPS = 1000  # T of the families on the page
 SEEDS = 2**32
 SIDES = 3  # schedules side by side
+WALKED_SIDE = 64  # pixels of a side that take single steps: a thousand steps of 512×512 take seconds
 
 Answer = dict[str, Any]
 
@@ -62,13 +63,12 @@ def options(page: Page) -> Answer:
 
 
 def _forward(page: Page, asked: Asked) -> Answer:
-    x_0, t = page.album[asked.name("picture")], asked.whole("t", 0, STEPS - 1)
+    given, t = page.album[asked.name("picture")], asked.whole("t", 0, STEPS - 1)
     seed, in_steps = asked.whole("seed", 0, SEEDS - 1), asked.name("way") == "steps"
     chosen = {name: _family(name) for name in (part.name("name") for part in asked.parts("schedules", SIDES))}
-    noised = {
-        name: forward.noised(x_0, schedule, t, seed=seed, in_steps=in_steps)
-        for name, schedule in chosen.items()
-    }
+    x_0, noise = (thinned(given, WALKED_SIDE), forward.walked) if in_steps else (given, forward.jumped)
+    noised = {name: noise(x_0, schedule, t, seed=seed) for name, schedule in chosen.items()}
+    of_x_0 = forward.moments(x_0)
     panes = []
     for name, schedule in chosen.items():
         facts = {
@@ -76,12 +76,17 @@ def _forward(page: Page, asked: Asked) -> Answer:
             "noise": number(float(schedule.noise_scale[t])),
             "snr": number(float(schedule.snr[t]), 3),
         }
-        found = forward.moments(x_0, noised[name], schedule, t)
-        values = {key: f"{value:.4f}".replace("-", "−") for key, value in found._asdict().items()}
+        measured, expected = forward.moments(noised[name]), forward.predicted(of_x_0, schedule, t)
+        beside = (measured.mean, expected.mean, measured.variance, expected.variance)
+        values = [f"{value:.4f}".replace("-", "−") for value in beside]
         alt = asked.texts["x_t_alt"].format(name=name, t=t, **facts)
-        panes.append({"name": name, "picture": data_url(noised[name]), "alt": alt, **facts, **values})
+        panes.append(
+            {"name": name, "picture": data_url(noised[name]), "alt": alt, **facts, "moments": values}
+        )
+    all_, some = given.shape[-1], x_0.shape[-1]
     return {
         "panes": panes,
+        "thinned": asked.texts["thinned"].format(all=all_, some=some) if some < all_ else "",
         "histogram": forward.histogram(noised, t, asked.texts),
         "curves": forward.curves(chosen, asked.texts, t),
     }
@@ -104,10 +109,11 @@ def _field(page: Page, asked: Asked) -> Answer:
     data, schedule, t = _mixture(asked), _family(asked.name("schedule")), asked.whole("t", 1, STEPS - 1)
     x_t = [asked.real("x", -plane.REACH, plane.REACH), asked.real("y", -plane.REACH, plane.REACH)]
     s = max(0, t - asked.whole("back", 1, STEPS))
-    density = plane.reverse_density(data, schedule, x_t, t, s)
+    found = plane.step_back(data, schedule, x_t, t, s)
     return {
         "field": plane.field(data, schedule, t, asked.texts, x_t),
-        "reverse": plane.reverse_plot(density, t, s, asked.texts),
+        "reverse": plane.step_back_plot(found, t, s, asked.texts),
+        "told": plane.step_back_told(found, asked.texts),
         "s": s,
     }
 
@@ -161,7 +167,7 @@ def run_state(page: Page) -> Answer:
             "classes": list(trained.classes),
             "shape": list(trained.shape),
             "steps": len(trained.schedule),
-            "guided": bool(trained.classes) and trained.training.get("label_dropout") != 0,
+            "guided": trained.can_be_guided,
             "parameters": sum(parameter.numel() for parameter in trained.network.parameters()),
         }
     return answer
@@ -180,27 +186,27 @@ def samples(page: Page, asked: Asked) -> Iterator[Answer]:
         }
         for side, part in enumerate(asked.parts("samplers", 2)):
             sampler = made_sampler(_chosen(part, len(trained.schedule)))
-            for shown in chain(trained, sampler, **settings):
-                yield _state(side, shown)
+            for state in chain(trained, sampler, **settings):
+                yield _state(side, state)
     except AlphabarError as wrong:
-        yield {"error": str(wrong)}
+        yield {"error": said(wrong, asked.texts)}
 
 
-def _state(side: int, shown: Shown) -> Answer:
-    answer: Answer = {"side": side, "step": shown.step, "t": shown.t}
-    for name, x in (("x_t", shown.x_t), ("x_0", shown.x_0)):
-        answer |= {name: data_url(x), f"{name}_spread": float(x.std(correction=0))}
+def _state(side: int, state: State) -> Answer:
+    answer: Answer = {"side": side, "step": state.step, "t": state.t}
+    for name, x in (("x_t", state.x_t), ("x_0", state.x_0)):
+        picture = data_url(thinned(mosaic(x).cpu(), SIDE))
+        answer |= {name: picture, f"{name}_spread": float(x.std(correction=0))}
     return answer
 
 
-def uploaded(page: Page, content: bytes, language: str) -> Answer:
-    """Keep an uploaded picture; return the name it goes by, and its size.
+def uploaded(page: Page, content: bytes) -> Answer:
+    """Keep an uploaded picture; return the name it goes by.
 
     Raises:
-        DataError: it is refused, in the reader's language.
+        RefusedError: it is no picture within the limits.
     """
-    x_0 = decoded(content, texts_of(language))
-    return {"picture": page.album.add(x_0), "side": x_0.shape[-1]}
+    return {"picture": page.album.add(decoded(content))}
 
 
 ANSWERS: Mapping[str, Callable[[Page, Asked], Answer]] = {

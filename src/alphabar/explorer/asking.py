@@ -12,7 +12,7 @@ from typing import Any
 
 from alphabar.errors import ConfigError, look_up
 
-__all__ = ["LANGUAGES", "Asked", "texts_of"]
+__all__ = ["LANGUAGES", "Asked", "RefusedError", "said", "texts_of"]
 
 LANGUAGES = {"en": "English", "zh": "中文"}
 
@@ -27,6 +27,26 @@ def texts_of(language: str) -> Mapping[str, str]:
     look_up(LANGUAGES, language, "language")
     texts: dict[str, str] = loads((Path(__file__).parent / "texts" / f"{language}.json").read_text("utf-8"))
     return texts
+
+
+class RefusedError(ConfigError):
+    """What the page refuses, in any of its languages; printed, in English.
+
+    Args:
+        key: of the text that says so.
+        values: what fills its gaps.
+    """
+
+    def __init__(self, key: str, **values: object) -> None:
+        super().__init__(texts_of("en")[key].format(**values))
+        self.key, self.values = key, values
+
+
+def said(wrong: Exception, texts: Mapping[str, str]) -> str:
+    """Return an error as a sentence of the reader's language; what the library says is quoted in English."""
+    if isinstance(wrong, RefusedError):
+        return texts[wrong.key].format(**wrong.values)
+    return texts["library_says"].format(why=wrong)
 
 
 @dataclass(frozen=True)
@@ -45,18 +65,18 @@ class Asked:
         """Return a number in low … high.
 
         Raises:
-            ConfigError: something else, in the reader's language.
+            RefusedError: something else.
         """
         value = self.body.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise ConfigError(self.texts["out_of_range"].format(name=name, value=value, low=low, high=high))
+            raise RefusedError("out_of_range", name=name, value=value, low=low, high=high)
         return float(value)
 
     def whole(self, name: str, low: int, high: int) -> int:
         """Return a whole number in low … high; errors as in :meth:`real`."""
         value = self.real(name, low, high)
         if not value.is_integer():
-            raise ConfigError(self.texts["not_whole"].format(name=name, value=value))
+            raise RefusedError("not_whole", name=name, value=value)
         return int(value)
 
     def name(self, name: str) -> str:

@@ -6,62 +6,57 @@ import base64
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from alphabar.errors import DataError, look_up
+from alphabar.explorer.asking import RefusedError
 from alphabar.training import to_uint8, to_unit
 from alphabar.training.images import open_picture, pixels, sample_photograph, translated
 
-__all__ = ["LARGEST_UPLOAD", "Album", "data_url", "decoded"]
+__all__ = ["LARGEST_UPLOAD", "SIDE", "Album", "data_url", "decoded", "thinned", "too_large"]
 
 SIDE = 512  # pixels of a side that are kept
 LARGEST_UPLOAD = 10 * 2**20  # bytes
 LARGEST_PICTURE = 40_000_000  # pixels: decoded, they take 120 MB
 FORMATS = frozenset({"BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"})  # EPS would start another program
 KEPT = 8  # uploads
+UPLOAD = "upload-"  # begins their names
 
-Texts = Mapping[str, str]
+
+def too_large() -> RefusedError:
+    """Return what is said of a file with too many bytes."""
+    return RefusedError("upload_bytes", most=LARGEST_UPLOAD // 2**20)
 
 
-def decoded(content: bytes, texts: Texts) -> Tensor:
+def decoded(content: bytes) -> Tensor:
     """Return the middle square of an uploaded picture in [−1, 1], float32 (C, S, S), S ≤ 512.
 
     Size and format are read from the header, before anything is decoded.
 
-    Args:
-        content: the file.
-        texts: the sentences of the reader's language.
-
     Raises:
-        DataError: too many bytes or pixels, another format, or a broken file; in the reader's language.
+        RefusedError: too many bytes or pixels, another format, or a broken file.
     """
     if len(content) > LARGEST_UPLOAD:
-        raise DataError(texts["upload_bytes"].format(most=LARGEST_UPLOAD // 2**20))
-    too_large = texts["upload_pixels"].format(most=LARGEST_PICTURE // 1_000_000)
+        raise too_large()
     try:
         with translated(""), open_picture(content) as picture:
             if picture.format not in FORMATS:
-                raise DataError(texts["upload_format"].format(kind=picture.format))
+                raise RefusedError("upload_format", kind=picture.format)
             if picture.width * picture.height > LARGEST_PICTURE:
-                raise DataError(too_large)
-            return _unit(picture)
+                raise _too_many_pixels()
+            return to_unit(pixels(picture, min(SIDE, *picture.size))).contiguous()
     except DataError as wrong:
-        if wrong.__cause__ is None:  # one of the two above
-            raise
         is_bomb = type(wrong.__cause__).__name__ == "DecompressionBombError"  # Pillow's own limit
-        raise DataError(too_large if is_bomb else texts["upload_broken"]) from wrong
+        raise (_too_many_pixels() if is_bomb else RefusedError("upload_broken")) from wrong
 
 
-def _unit(picture: Any) -> Tensor:
-    side = min(SIDE, *picture.size)
-    return to_unit(pixels(picture, side)).contiguous()
+def _too_many_pixels() -> RefusedError:
+    return RefusedError("upload_pixels", most=LARGEST_PICTURE // 1_000_000)
 
 
 class Album:
@@ -76,13 +71,8 @@ class Album:
         DataError: the file is no picture within the limits.
     """
 
-    def __init__(self, given: Path | None, texts: Texts) -> None:
-        self._given = None
-        if given is not None:
-            try:
-                self._given = decoded(_read(given), texts)
-            except DataError as wrong:
-                raise DataError(f"{given}: {wrong}") from wrong
+    def __init__(self, given: Path | None = None) -> None:
+        self._given = None if given is None else _read(given)
         self._uploads: OrderedDict[str, Tensor] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -93,7 +83,7 @@ class Album:
 
     def add(self, picture: Tensor) -> str:
         """Keep an upload; return the name it goes by."""
-        name = f"upload-{secrets.token_hex(8)}"
+        name = f"{UPLOAD}{secrets.token_hex(8)}"
         with self._lock:
             self._uploads[name] = picture
             while len(self._uploads) > KEPT:
@@ -104,22 +94,25 @@ class Album:
         """Return a picture, float32 (C, S, S) in [−1, 1].
 
         Raises:
-            UnknownNameError: another name, or an upload that is no longer kept.
+            RefusedError: an upload that is no longer kept.
+            UnknownNameError: another name.
         """
         if self._given is not None and name == "given":
             return self._given
         with self._lock:
             if name in self._uploads:
                 return self._uploads[name]
+        if name.startswith(UPLOAD):
+            raise RefusedError("upload_gone", kept=KEPT)
         return look_up(SHIPPED, name, "picture")()
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> Tensor:
     try:
         with path.open("rb") as file:
-            return file.read(LARGEST_UPLOAD + 1)
-    except OSError as wrong:
-        raise DataError(str(wrong.strerror)) from wrong
+            return decoded(file.read(LARGEST_UPLOAD + 1))
+    except (OSError, RefusedError) as wrong:
+        raise DataError(f"{path}: {getattr(wrong, 'strerror', wrong)}") from wrong
 
 
 @lru_cache(maxsize=1)
@@ -154,6 +147,15 @@ def _square(photograph: Tensor) -> Tensor:
     square = to_unit(photograph)[None, :, top : top + side, left : left + side]
     grown = torch.nn.functional.interpolate(square, (SIDE, SIDE), mode="bicubic", antialias=True)
     return grown[0].clamp(-1, 1).contiguous()
+
+
+def thinned(x: Tensor, side: int) -> Tensor:
+    """Return every so-manyth pixel of an image (C, H, W), as few as make both sides at most ``side`` long.
+
+    Pixels, not their means, for noise must stay as strong as it is.
+    """
+    stride = -(-max(x.shape[1:]) // side)
+    return x[:, ::stride, ::stride].contiguous()
 
 
 def data_url(x: Tensor) -> str:

@@ -1,11 +1,6 @@
-"""Diffusion in two dimensions, where the denoiser is exact: scores, flowing particles, the reverse density.
+"""Diffusion in two dimensions, where the denoiser is exact: scores, flowing particles, one step back.
 
-For data Σ_k w_k N(μ_k, c_k² I) one step back is, with q(x_s | x_t, x_0) = N(a·x_t + b·x_0, σ² I),
-
-    q(x_s | x_t) = Σ_k r_k(x_t) N(a·x_t + b·m_k(x_t), (b² v_k + σ²) I)
-
-r_k, m_k, v_k are the shares, means and variances of the components given x_t. What a sampler draws from
-instead is one Gaussian, with the mean a·x_t + b·x̂_0 and the variance σ².
+What is exact comes from :mod:`alphabar.samplers.exact`; here it is drawn.
 """
 
 from __future__ import annotations
@@ -17,29 +12,30 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from alphabar.errors import ConfigError, TimestepError, look_up
+from alphabar.errors import ConfigError, look_up
 from alphabar.explorer.svg import Curve, Frame, arrows, axes, dots, number, plot, svg
 from alphabar.process import normal
 from alphabar.process.forward import posterior_coefficients
-from alphabar.samplers import GaussianMixture, Sampler, iter_sample
-from alphabar.schedule import NoiseSchedule, noise_power
+from alphabar.samplers import GaussianMixture, Sampler, iter_sample, reverse_density
+from alphabar.schedule import NoiseSchedule
 
 __all__ = [
     "PRESETS",
-    "ReverseDensity",
+    "StepBack",
     "field",
     "flow",
     "mixture",
-    "reverse_density",
-    "reverse_plot",
     "score",
+    "step_back",
+    "step_back_plot",
+    "step_back_told",
 ]
 
 REACH = 3.5  # the plane is shown from −3.5 to 3.5
 GRID = 13  # arrows a side
 MOST_POINTS = 300
 LEAST_WIDTH = 0.01
-PLACES = 161  # of a density
+PLACES = 240  # of a density
 
 Texts = Mapping[str, str]
 
@@ -145,45 +141,21 @@ def flow(data: GaussianMixture, schedule: NoiseSchedule, sampler: Sampler, *, co
     return Flow([state.t for state in states], frames, float(distance))
 
 
-class ReverseDensity(NamedTuple):
-    """q(x_s | x_t) of a mixture along one direction, and the Gaussian that a sampler puts in its place."""
+class StepBack(NamedTuple):
+    """q(x_s | x_t) along the direction in which it is widest, and the Gaussian that a sampler draws from."""
 
     direction: Tensor
-    """(2,) of length 1: along which q(x_s | x_t) is widest."""
-    shares: Tensor
-    """(K,) r_k."""
-    means: Tensor
-    """(K,) along the direction."""
-    variances: Tensor
-    """(K,)"""
-    mean: float
-    """Of the Gaussian, which is the mean of q(x_s | x_t) as well."""
-    variance: float
-    """Of the Gaussian: σ², the posterior's."""
-
-    @property
-    def variance_exact(self) -> float:
-        """The variance of q(x_s | x_t) along the direction."""
-        spread = (self.shares * (self.means - self.mean).square()).sum()
-        return float(spread + (self.shares * self.variances).sum())
-
-    def exact(self, x: Tensor) -> Tensor:
-        """Return q(x_s | x_t) at places (P,) along the direction."""
-        return (_gaussian(x[:, None], self.means, self.variances) * self.shares).sum(1)
-
-    def gaussian(self, x: Tensor) -> Tensor:
-        """Return the Gaussian there."""
-        return _gaussian(x, x.new_tensor(self.mean), x.new_tensor(self.variance))
+    """(2,) of length 1."""
+    exact: GaussianMixture
+    """In one dimension."""
+    gaussian: GaussianMixture
+    """Likewise, of one component: the same mean, and the variance of q(x_s | x_t, x_0)."""
 
 
-def _gaussian(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    return (-(x - mean).square() / (2 * variance)).exp() / (2 * math.pi * variance).sqrt()
-
-
-def reverse_density(
+def step_back(
     data: GaussianMixture, schedule: NoiseSchedule, x_t: Sequence[float], t: int, s: int
-) -> ReverseDensity:
-    """Return q(x_s | x_t) along the direction in which it is widest.
+) -> StepBack:
+    """Return the distribution of one step back, and the sampler's.
 
     Args:
         data: the mixture.
@@ -195,57 +167,41 @@ def reverse_density(
     Raises:
         TimestepError: s ≥ t, or outside these ranges.
     """
-    if not 0 <= s < t:
-        raise TimestepError(f"s = {s} and t = {t}: s must be in 0 … t−1")
-    log_s, log_t = schedule.log_alpha_bar_at(s), schedule.log_alpha_bar_at(t)
-    of_x_t, of_x_0, variance = posterior_coefficients(log_s, log_t)
-    shares, means, variances = _given(data, torch.tensor(x_t, dtype=torch.float64), log_t)
-    centres = of_x_t * torch.tensor(x_t, dtype=torch.float64) + of_x_0 * means
-    middle = shares @ centres
-    offset = centres - middle
-    direction = torch.linalg.eigh(torch.einsum("k,ki,kj->ij", shares, offset, offset)).eigenvectors[:, -1]
+    q = reverse_density(data, schedule, torch.tensor(x_t, dtype=torch.float64), t, s)
+    mean, covariance = q.moments
+    direction = torch.linalg.eigh(covariance).eigenvectors[:, -1]
     direction = direction * (1.0 if direction[direction.abs().argmax()] > 0 else -1.0)
-    return ReverseDensity(
-        direction,
-        shares,
-        centres @ direction,
-        of_x_0.square() * variances + variance,
-        float(middle @ direction),
-        float(variance),
+    *_, variance = posterior_coefficients(schedule.log_alpha_bar_at(s), schedule.log_alpha_bar_at(t))
+    return StepBack(
+        direction, q.along(direction), GaussianMixture((mean @ direction).view(1, 1), variance.sqrt()[None])
     )
 
 
-def _given(data: GaussianMixture, x_t: Tensor, log_alpha_bar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return r_k, m_k and v_k: shares, means and variances of x_0's components given x_t."""
-    signal, noise = (log_alpha_bar / 2).exp(), noise_power(log_alpha_bar)
-    powers = data.widths.square()
-    power = signal.square() * powers + noise
-    offset = x_t - signal * data.means
-    log_shares = -offset.square().sum(1) / (2 * power) - power.log()
-    if data.weights is not None:
-        log_shares = log_shares + data.weights.log()
-    means = data.means + (signal * powers / power)[:, None] * offset
-    return log_shares.softmax(0), means, powers * noise / power
+def deviation(one: GaussianMixture) -> float:
+    """Return the standard deviation of a mixture in one dimension."""
+    return math.sqrt(float(one.moments.covariance))
 
 
-def reverse_plot(density: ReverseDensity, t: int, s: int, texts: Texts) -> str:
-    """Return the plot of the reverse density and its Gaussian."""
-    wide = math.sqrt(max(density.variance_exact, density.variance))
-    x = torch.linspace(density.mean - 4 * wide, density.mean + 4 * wide, PLACES, dtype=torch.float64)
-    along = ", ".join(number(round(value, 2)) for value in density.direction.tolist())
-    ratio = math.sqrt(density.variance_exact / density.variance)
+def step_back_plot(found: StepBack, t: int, s: int, texts: Texts) -> str:
+    """Return the plot of the distribution one step back, and of the sampler's Gaussian."""
+    exact, gaussian = deviation(found.exact), deviation(found.gaussian)
+    spread = torch.linspace(-4, 4, PLACES // 2, dtype=torch.float64)
+    offsets = torch.cat([exact * spread, gaussian * spread]).sort().values  # the narrower has places enough
+    x = (found.exact.moments.mean + offsets)[:, None]
+    along = ", ".join(number(round(value, 2)) for value in found.direction.tolist())
     return plot(
         [
-            Curve(texts["reverse_exact"], x, density.exact(x), 0),
-            Curve(texts["reverse_gaussian"], x, density.gaussian(x), 1, is_dashed=True),
+            Curve(texts["reverse_exact"], x[:, 0], found.exact.density(x), 0),
+            Curve(texts["reverse_gaussian"], x[:, 0], found.gaussian.density(x), 1, is_dashed=True),
         ],
         title=texts["reverse_title"].format(t=t, s=s),
-        alt=texts["reverse_alt"].format(
-            t=t,
-            s=s,
-            exact=number(math.sqrt(density.variance_exact), 3),
-            gaussian=number(math.sqrt(density.variance), 3),
-            ratio=number(ratio, 3),
-        ),
+        alt=texts["reverse_alt"].format(t=t, s=s, told=step_back_told(found, texts)),
         x_label=texts["reverse_axis"].format(direction=along),
     )
+
+
+def step_back_told(found: StepBack, texts: Texts) -> str:
+    """Return how wide both are, in a sentence."""
+    exact, gaussian = deviation(found.exact), deviation(found.gaussian)
+    numbers = {"exact": exact, "gaussian": gaussian, "ratio": exact / gaussian}
+    return texts["reverse_told"].format(**{name: number(value, 3) for name, value in numbers.items()})

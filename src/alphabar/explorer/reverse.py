@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from alphabar.denoise import ClassifierFree, Clipped, Denoise
-from alphabar.errors import AlphabarError, ConfigError, look_up
-from alphabar.samplers import REGISTRY, Sampler, iter_sample
+from alphabar.errors import AlphabarError, look_up
+from alphabar.explorer.asking import RefusedError
+from alphabar.samplers import REGISTRY, Sampler, State, iter_sample
 from alphabar.training import Checkpoint, TrainConfig, train
 
-__all__ = ["Chosen", "Progress", "Run", "Shown", "chain", "made_sampler", "mosaic"]
+__all__ = ["Chosen", "Progress", "Run", "chain", "made_sampler", "mosaic"]
+
+STATES = 60  # of a chain at most, after the noise it begins with: the page holds the pictures of all
 
 
 @dataclass(frozen=True)
@@ -46,22 +48,10 @@ def made_sampler(chosen: Chosen) -> Sampler:
     return entry.with_evaluations(chosen.evaluations, chosen.spacing if entry.spaced else None, **settings)
 
 
-class Shown(NamedTuple):
-    """One state of a chain as it is shown."""
-
-    step: int
-    t: float
-    """−1 at the end."""
-    x_t: Tensor
-    """(C, H, W): the samples side by side."""
-    x_0: Tensor
-    """Likewise x̂_0."""
-
-
 def chain(
     trained: Checkpoint, sampler: Sampler, *, label: str | None, guidance: float, seed: int, num: int
-) -> Iterator[Shown]:
-    """Yield the states of a chain from noise to image: n+1 of them for n evaluations.
+) -> Iterator[State]:
+    """Yield the states of a chain from noise to image: n+1 for n evaluations, or 61 evenly spaced of more.
 
     Args:
         trained: network and schedule.
@@ -72,26 +62,16 @@ def chain(
         num: how many samples.
 
     Raises:
-        ConfigError: guidance for a network that knows nothing without a label.
-        AlphabarError: as :func:`alphabar.iter_sample`.
+        AlphabarError: as :meth:`Checkpoint.guided` and :func:`alphabar.iter_sample`.
     """
     labels = trained.labels(num, () if label is None else (label,))
     where = next(trained.network.parameters()).device
-    denoiser = _guided(trained, None if labels is None else labels.to(where), guidance)
+    denoiser = trained.guided(None if labels is None else labels.to(where), guidance)
+    last = len(sampler.plan(trained.schedule))
+    stride = -(-last // STATES)
     for state in iter_sample(denoiser, (num, *trained.shape), sampler, seed=seed, device=where):
-        yield Shown(state.step, state.t, mosaic(state.x_t).cpu(), mosaic(state.x_0).cpu())
-
-
-def _guided(trained: Checkpoint, labels: Tensor | None, guidance: float) -> Denoise:
-    denoiser = trained.denoiser(labels)
-    if guidance == 1 or not trained.classes:
-        return Clipped(denoiser)
-    if trained.training.get("label_dropout") == 0:
-        raise ConfigError(
-            f"guidance is {guidance}, but this network was trained with label_dropout 0 and knows nothing "
-            "without a label: leave guidance at 1"
-        )
-    return Clipped(ClassifierFree(denoiser, guidance, null_label=len(trained.classes)))
+        if state.step % stride == 0 or state.step == last:
+            yield state
 
 
 def mosaic(images: Tensor) -> Tensor:
@@ -140,10 +120,10 @@ class Run:
         """The network.
 
         Raises:
-            ConfigError: there is none yet.
+            RefusedError: there is none yet.
         """
         if self._trained is None:
-            raise ConfigError("no network is trained yet: start the training first, and wait for its end")
+            raise RefusedError("no_network")
         return self._trained
 
     def start(self) -> None:

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from alphabar.errors import ScheduleError, look_up
+from alphabar.errors import look_up
+from alphabar.explorer.asking import RefusedError
 from alphabar.explorer.forward import curves
 from alphabar.explorer.svg import number
 from alphabar.schedule import FAMILIES, NoiseSchedule
@@ -123,14 +124,14 @@ def drawn(points: Sequence[float], kind: str, steps: int, texts: Texts) -> Drawn
 
     Raises:
         UnknownNameError: another kind.
-        ScheduleError: values out of range, or a log-SNR that does not fall.
+        RefusedError: values out of range, or a log-SNR that does not fall.
     """
     chosen = look_up(KINDS, kind, "kind")
     given = torch.tensor(points, dtype=torch.float64)
     if not ((given >= chosen.low) & (given <= chosen.high)).all():
-        raise ScheduleError(texts["points_range"].format(low=number(chosen.low), high=number(chosen.high)))
+        raise RefusedError("points_range", low=number(chosen.low), high=number(chosen.high))
     if kind == "log_snr" and not (given.diff() < 0).all():
-        raise ScheduleError(texts["points_fall"])
+        raise RefusedError("points_fall")
     schedule = chosen.make(given, steps)
     last = len(given) - 1
     code = chosen.code.format(points=list(points), steps=steps, last=last, before=last - 1)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
@@ -32,14 +32,14 @@ from starlette.routing import Route
 
 from alphabar.errors import AlphabarError, ConfigError, look_up
 from alphabar.explorer.answers import ANSWERS, Page, check_body, options, run_state, samples, uploaded
-from alphabar.explorer.asking import LANGUAGES, Asked, texts_of
-from alphabar.explorer.pictures import LARGEST_UPLOAD
+from alphabar.explorer.asking import LANGUAGES, Asked, said, texts_of
+from alphabar.explorer.pictures import LARGEST_UPLOAD, too_large
 
 __all__ = ["application", "serve"]
 
 STATIC = Path(__file__).parent / "static"
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
-LOOPBACK = ("127.0.0.1", "localhost")
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 LARGEST_QUESTION = 2**18  # bytes
 WORKERS = 2
 OURS = "x-alphabar"  # a header: a page of another site may not send it without being asked about first
@@ -75,7 +75,7 @@ def application(page: Page, host: str = LOOPBACK[0]) -> Starlette:
         Route("/api/sample", of_page(_sample), methods=["POST"]),
         Route("/api/{question}", of_page(_answer), methods=["POST"]),
     ]
-    hosts = list(LOOPBACK) if host in LOOPBACK else ["*"]
+    hosts = list(LOOPBACK) if host in LOOPBACK or host == "::1" else ["*"]
     middleware = [Middleware(_Headers), Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]
     return Starlette(routes=routes, middleware=middleware, exception_handlers={AlphabarError: _refusal})
 
@@ -121,7 +121,7 @@ class _Headers:
 
 
 async def _refusal(request: Request, wrong: Exception) -> Response:
-    return JSONResponse({"error": str(wrong)}, status_code=400)
+    return JSONResponse({"error": said(wrong, _texts(request))}, status_code=400)
 
 
 @lru_cache(maxsize=1)
@@ -155,20 +155,17 @@ async def _run(page: Page, request: Request) -> Response:
 
 
 async def _picture(page: Page, request: Request) -> Response:
-    language = _language(page, request)
-    too_large = texts_of(language)["upload_bytes"].format(most=LARGEST_UPLOAD // 2**20)
-    content = await _content(request, LARGEST_UPLOAD, too_large)
-    return JSONResponse(await _worked_out(uploaded, page, content, language))
+    content = await _content(request, LARGEST_UPLOAD, too_large())
+    return JSONResponse(await _worked_out(uploaded, page, content))
 
 
 async def _answer(page: Page, request: Request) -> Response:
     answer = look_up(ANSWERS, request.path_params["question"], "question")
-    asked = await _asked(page, request)
-    return JSONResponse(await _worked_out(answer, page, asked))
+    return JSONResponse(await _worked_out(answer, page, await _asked(request)))
 
 
 async def _sample(page: Page, request: Request) -> Response:
-    return StreamingResponse(_lines(page, await _asked(page, request)), media_type="application/x-ndjson")
+    return StreamingResponse(_lines(page, await _asked(request)), media_type="application/x-ndjson")
 
 
 def _lines(page: Page, asked: Asked) -> Iterator[str]:
@@ -201,16 +198,17 @@ def _workers() -> ThreadPoolExecutor:
     return pool
 
 
-async def _asked(page: Page, request: Request) -> Asked:
-    content = await _content(request, LARGEST_QUESTION, f"a question has at most {LARGEST_QUESTION} bytes")
+async def _asked(request: Request) -> Asked:
+    too_long = ConfigError(f"a question has at most {LARGEST_QUESTION} bytes")
+    content = await _content(request, LARGEST_QUESTION, too_long)
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):
         raise ConfigError("the question is no JSON") from None
-    return Asked(check_body(body), texts_of(_language(page, request)))
+    return Asked(check_body(body), _texts(request))
 
 
-async def _content(request: Request, most: int, too_large: str) -> bytes:
+async def _content(request: Request, most: int, refusal: ConfigError) -> bytes:
     """Return the body, and stop reading beyond ``most`` bytes.
 
     Raises:
@@ -222,11 +220,11 @@ async def _content(request: Request, most: int, too_large: str) -> bytes:
     async for part in request.stream():
         content += part
         if len(content) > most:
-            raise ConfigError(too_large)
+            raise refusal
     return bytes(content)
 
 
-def _language(page: Page, request: Request) -> str:
-    language = str(request.query_params.get("lang", page.language))
-    look_up(LANGUAGES, language, "language")
-    return language
+def _texts(request: Request) -> Mapping[str, str]:
+    """Return the texts of the reader's language, which every question of the page names."""
+    language = request.query_params.get("lang")
+    return texts_of(language if language in LANGUAGES else "en")

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from alphabar.errors import ConfigError, NoAnswerError, TimestepError
+from alphabar.explorer.asking import RefusedError
 from alphabar.explorer.reverse import Chosen, made_sampler
 from alphabar.explorer.svg import Curve, number, plot
 from alphabar.samplers import REGISTRY, gaussian_error
@@ -68,7 +69,7 @@ def error_plot(chosen: Sequence[Chosen], schedule: NoiseSchedule, texts: Texts) 
     """Return the error curves of samplers, both axes logarithmic.
 
     Raises:
-        ConfigError: none of them has an error at any count.
+        RefusedError: none of them has an error at any count.
     """
     found = {each: error_curve(each, schedule) for each in chosen}
     drawn = [
@@ -77,7 +78,7 @@ def error_plot(chosen: Sequence[Chosen], schedule: NoiseSchedule, texts: Texts) 
         if points
     ]
     if not drawn:
-        raise ConfigError(texts["no_error"])
+        raise RefusedError("no_error")
     told = "; ".join(
         texts["error_at"].format(name=label(each), evaluations=n, error=number(error, 3))
         for each, points in found.items()

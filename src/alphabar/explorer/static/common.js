@@ -26,26 +26,25 @@ export function tell(trouble) {
   find("trouble").textContent = trouble ? `${text("trouble")} ${trouble}` : "";
 }
 
-export function post(question, body) {
+// Every failure is an error whose message is a sentence of the reader's language.
+export async function post(question, body) {
   const raw = body instanceof Blob;
-  return fetch(`/api/${question}?lang=${language}`, {
-    method: "POST",
-    headers: { "X-Alphabar": "1", "Content-Type": raw ? "application/octet-stream" : "application/json" },
-    body: raw ? body : JSON.stringify(body),
-  });
-}
-
-export async function ask(question, body) {
   let response;
   try {
-    response = await post(question, body);
+    response = await fetch(`/api/${question}?lang=${language}`, {
+      method: "POST",
+      headers: { "X-Alphabar": "1", "Content-Type": raw ? "application/octet-stream" : "application/json" },
+      body: raw ? body : JSON.stringify(body),
+    });
   } catch {
     throw new Error(text("no_server"));
   }
-  const answer = await response.json().catch(() => ({ error: text("no_answer") }));
-  if (!response.ok) throw new Error(answer.error ?? text("no_answer"));
-  return answer;
+  if (response.ok) return response;
+  const answer = await response.json().catch(() => ({}));
+  throw new Error(answer.error ?? text("no_answer"));
 }
+
+export const ask = async (question, body) => (await post(question, body)).json();
 
 // A function that asks with the latest settings: one question under way, at most one waiting.
 export function asker(question, settings, show, panel) {

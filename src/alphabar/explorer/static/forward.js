@@ -21,18 +21,18 @@ function settings() {
 
 function show(answer) {
   find("f-panes").replaceChildren(...answer.panes.map((pane) => {
-    const image = element("img", { src: pane.picture, alt: pane.alt });
-    image.addEventListener("load", () => image.classList.toggle("pixelated", image.naturalWidth < 128));
     const facts = `√ᾱ = ${pane.signal}, √(1−ᾱ) = ${pane.noise}, SNR = ${pane.snr}`;
-    return element("figure", {}, image, element("figcaption", {}, element("strong", {}, pane.name), element("br"), facts));
+    return element("figure", {}, element("img", { src: pane.picture, alt: pane.alt }),
+      element("figcaption", {}, element("strong", {}, pane.name), element("br"), facts));
   }));
+  find("f-thinned").textContent = answer.thinned;
   const head = ["", "mean", "mean_predicted", "variance", "variance_predicted"];
   const table = find("f-moments");
   table.replaceChildren(
     element("caption", {}, text("moments")),
     element("thead", {}, element("tr", {}, ...head.map((key) => element("th", { scope: "col" }, key && text(`moment_${key}`))))),
     element("tbody", {}, ...answer.panes.map((pane) => element("tr", {},
-      element("th", { scope: "row" }, pane.name), ...head.slice(1).map((key) => element("td", {}, pane[key]))))),
+      element("th", { scope: "row" }, pane.name), ...pane.moments.map((value) => element("td", {}, value))))),
   );
   find("f-histogram").innerHTML = answer.histogram;
   find("f-curves").innerHTML = answer.curves.join("");
@@ -69,5 +69,5 @@ export function begin() {
   });
   onLanguage(relabel);
   find("f-file").addEventListener("change", send);
-  find("forward").querySelector("form").addEventListener("input", (event) => event.target.id !== "f-file" && refresh());
+  find("forward").addEventListener("input", (event) => event.target.id !== "f-file" && refresh());
 }

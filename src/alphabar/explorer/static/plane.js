@@ -21,6 +21,7 @@ function settings() {
 function show(answer) {
   find("p-plane").querySelector(".under").innerHTML = answer.field;
   find("p-reverse").innerHTML = answer.reverse;
+  find("p-reverse-told").textContent = answer.told;
   find("p-back").parentElement.querySelector("output").value = `s = ${answer.s}`;
   paint();
 }

@@ -39,14 +39,14 @@ async function look() {
 }
 
 function show() {
-  const slider = find("r-step"), step = Number(slider.value), longest = Math.max(...states.map((side) => side.length));
-  find("reverse").querySelector("output").value = longest ? `${step} / ${longest - 1}` : "";
-  find("r-sides").replaceChildren(...states.map((side, i) => {
+  const place = Number(find("r-step").value), longer = states[1].length > states[0].length ? states[1] : states[0];
+  find("reverse").querySelector("output").value = longer.length ? `${longer[place].step} / ${longer.at(-1).step}` : "";
+  find("r-sides").replaceChildren(...(longer.length ? states : []).map((side, i) => {
     // The slider goes through the longer chain; the other one keeps pace with it.
-    const state = side[Math.round((step / Math.max(1, longest - 1)) * (side.length - 1))];
+    const state = side[Math.round((place / Math.max(1, longer.length - 1)) * (side.length - 1))];
     const where = state && (state.t < 0 ? text("done") : `t = ${shown(state.t)}`);
     const figures = !state ? [] : ["x_t", "x_0"].map((name) => element("figure", {},
-      element("img", { src: state[name], alt: format(`state_${name}_alt`, { step: state.step, where, spread: shown(state[`${name}_spread`], 3) }), class: "pixelated" }),
+      element("img", { src: state[name], alt: format(`state_${name}_alt`, { step: state.step, where, spread: shown(state[`${name}_spread`], 3) }) }),
       element("figcaption", {}, `${name === "x_t" ? "x_t" : "x̂_0"} · ${where}`)));
     return element("div", { class: "side" }, element("h2", {}, names[i]), ...figures);
   }));
@@ -77,7 +77,6 @@ async function sample() {
       samplers, label: find("r-label").value, guidance: find("r-guidance").disabled ? 1 : number("r-guidance"),
       seed: Math.round(number("r-seed")), num: Math.round(number("r-num")),
     });
-    if (!response.ok) throw new Error((await response.json()).error);
     for await (const state of lines(response)) {
       if (state.error) throw new Error(state.error);
       states[state.side].push(state);
@@ -87,7 +86,7 @@ async function sample() {
     }
     find("reverse").dataset.sampled = String(Number(find("reverse").dataset.sampled ?? 0) + 1);
   } catch (wrong) {
-    tell(wrong instanceof TypeError ? text("no_server") : wrong.message); // a TypeError is what fetch and streams throw
+    tell(wrong instanceof TypeError ? text("no_answer") : wrong.message); // a TypeError is what a broken stream throws
   }
   find("r-sample").disabled = run?.state !== "ready";
   find("reverse").setAttribute("aria-busy", "false");
