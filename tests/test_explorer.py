@@ -297,17 +297,17 @@ def eps():
         (lambda: b"GIF89a", "upload_broken"),
         (lambda: encoded(Image.new("RGB", (64, 64), "red"))[:-40], "upload_broken"),
         (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "upload_broken"),
-        (lambda: encoded(Image.new("1", (10_000, 4_001))), "upload_pixels"),
+        (lambda: encoded(Image.new("1", (10_000, 6_800))), "upload_pixels"),
         (lambda: encoded(Image.new("1", (20_000, 20_000))), "upload_pixels"),
         (lambda: bytes(pictures.LARGEST_UPLOAD + 1), "upload_bytes"),
-        (eps, "upload_format"),
+        (eps, "upload_broken"),
     ],
 )
 def test_a_file_that_cannot_be_shown_is_refused_in_every_language(content, key):
     with pytest.raises(RefusedError) as refused:
         pictures.decoded(content())
     for language in LANGUAGES:
-        text = texts_of(language)[key].format(most={"upload_bytes": 10}.get(key, 40), kind="EPS")
+        text = texts_of(language)[key].format(most={"upload_bytes": 10}.get(key, 67))
         assert said(refused.value, texts_of(language)) == text
 
 

@@ -259,7 +259,7 @@ def test_a_broken_and_a_huge_file_are_refused_in_a_sentence(opened, tmp_path):
     large.write_bytes(bytes(11 * 2**20))
     said = {
         broken: texts["upload_broken"],
-        bomb: texts["upload_pixels"].format(most=40),
+        bomb: texts["upload_pixels"].format(most=67),
         large: texts["upload_bytes"].format(most=10),
     }
     for file, sentence in said.items():

@@ -16,14 +16,19 @@ from torch import Tensor
 from alphabar.errors import DataError, look_up
 from alphabar.explorer.asking import RefusedError
 from alphabar.training import to_uint8, to_unit
-from alphabar.training.images import open_picture, pixels, sample_photograph, translated
+from alphabar.training.images import (
+    MOST_PIXELS,
+    PixelsError,
+    open_picture,
+    pixels,
+    sample_photograph,
+    translated,
+)
 
 __all__ = ["LARGEST_UPLOAD", "SIDE", "Album", "data_url", "decoded", "thinned", "too_large"]
 
 SIDE = 512  # pixels of a side that are kept
 LARGEST_UPLOAD = 10 * 2**20  # bytes
-LARGEST_PICTURE = 40_000_000  # pixels: decoded, they take 120 MB
-FORMATS = frozenset({"BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"})  # EPS would start another program
 KEPT = 8  # uploads
 UPLOAD = "upload-"  # begins their names
 
@@ -39,24 +44,17 @@ def decoded(content: bytes) -> Tensor:
     Size and format are read from the header, before anything is decoded.
 
     Raises:
-        RefusedError: too many bytes or pixels, another format, or a broken file.
+        RefusedError: too many bytes or pixels, or no picture that can be read.
     """
     if len(content) > LARGEST_UPLOAD:
         raise too_large()
     try:
         with translated(""), open_picture(content) as picture:
-            if picture.format not in FORMATS:
-                raise RefusedError("upload_format", kind=picture.format)
-            if picture.width * picture.height > LARGEST_PICTURE:
-                raise _too_many_pixels()
             return to_unit(pixels(picture, min(SIDE, *picture.size))).contiguous()
     except DataError as wrong:
-        is_bomb = type(wrong.__cause__).__name__ == "DecompressionBombError"  # Pillow's own limit
-        raise (_too_many_pixels() if is_bomb else RefusedError("upload_broken")) from wrong
-
-
-def _too_many_pixels() -> RefusedError:
-    return RefusedError("upload_pixels", most=LARGEST_PICTURE // 1_000_000)
+        if isinstance(wrong.__cause__, PixelsError):
+            raise RefusedError("upload_pixels", most=MOST_PIXELS // 1_000_000) from wrong
+        raise RefusedError("upload_broken") from wrong
 
 
 class Album:

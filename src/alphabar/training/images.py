@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 __all__ = [
+    "MOST_PIXELS",
     "CropWarning",
+    "PixelsError",
     "check_form",
     "open_picture",
     "pixels",
@@ -41,6 +43,10 @@ LARGEST = 2**14  # pixels of a side: one such picture in colour is 3 GiB of floa
 MOST_PIXELS = 2**26  # of a picture that is read, 8192 × 8192: decoded, it takes up to half a GiB
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What is tried, whatever a file's name: formats that are data, not programs as EPS is."""
+
+
+class PixelsError(ValueError):
+    """A picture of more pixels than are read."""
 
 
 class CropWarning(UserWarning):
@@ -145,7 +151,8 @@ def open_picture(stored: str | Path | bytes) -> Picture:
     """Open an image from its path or its bytes, undecoded.
 
     Raises:
-        ValueError: no file, no image of a format that is read, or one of more than 2²⁶ pixels.
+        ValueError: no file, or no image of a format that is read.
+        PixelsError: more than 2²⁶ pixels.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -157,9 +164,11 @@ def open_picture(stored: str | Path | bytes) -> Picture:
             picture = Image.open(BytesIO(stored) if isinstance(stored, bytes) else stored, formats=FORMATS)
     except UnidentifiedImageError:
         raise ValueError(f"it is empty, or in no image format that is read ({', '.join(FORMATS)})") from None
+    except Image.DecompressionBombError as wrong:  # of Pillow's own limit, which is wider
+        raise PixelsError(str(wrong)) from None
     if picture.width * picture.height > MOST_PIXELS:
         picture.close()
-        raise ValueError(f"it has {picture.width}×{picture.height} pixels: at most {MOST_PIXELS:,} are read")
+        raise PixelsError(f"it has {picture.width}×{picture.height} pixels: at most {MOST_PIXELS:,} are read")
     return picture
 
 
