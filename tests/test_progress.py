@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, nothing elsewhere, every item always."""
+"""Progress: a bar on a terminal, elsewhere nothing or plain lines, every item always."""
 
 import io
 import sys
@@ -32,3 +32,14 @@ def test_a_bar_shows_on_a_terminal_and_yields_every_item(monkeypatch, is_termina
 def test_without_rich_there_is_no_bar_and_every_item(monkeypatch):
     monkeypatch.setitem(sys.modules, "rich.console", None)
     assert list(track("abc", 3, "letters", shown=True)) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("shown", "every", "lines"), [(None, 0, 3), (None, 1e9, 0), (None, None, 0), (False, 0, 0)]
+)
+def test_where_there_is_no_terminal_a_line_says_how_far_it_is(shown, every, lines, capsys):
+    assert list(track("abc", 3, "letters", shown=shown, every=every)) == ["a", "b", "c"]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == lines
+    for done, line in enumerate(said, 1):
+        assert line.startswith(f"letters: {done} of 3, ")

@@ -5,7 +5,7 @@ Like every command of ``cli.py``, each is a dataclass: its fields are the argume
 
 from __future__ import annotations
 
-import re
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,8 +25,10 @@ from alphabar.cli._arguments import (
     readable,
     wrote,
 )
+from alphabar.cli._forms import FORMS
+from alphabar.cli._samples import RECORD, Settings, Source, draw, grid_of, processes
 from alphabar.denoise import Denoise
-from alphabar.denoise.files import check_free, check_writable, replaced_files
+from alphabar.denoise.files import check_writable
 from alphabar.denoise.pretrained import is_pipeline
 from alphabar.errors import ConfigError, look_up
 from alphabar.samplers import (
@@ -37,12 +39,10 @@ from alphabar.samplers import (
     interpolate,
     sample,
     sampler_names,
-    track,
 )
+from alphabar.samplers.loop import ChainOptions
 from alphabar.schedule import SPACINGS
 from alphabar.training import Checkpoint, checkpoint, read_image, to_unit
-
-SAMPLES = "samples.json"  # lists the pictures of a folder of samples
 
 __all__ = ["Edit", "Inpaint", "Interpolate", "Sample"]
 
@@ -59,7 +59,9 @@ class _FromRun:
     """Compile the network, which takes minutes: then steps are faster, on a GPU by CUDA graphs."""
 
     def _loaded(self) -> Checkpoint:
-        loaded = checkpoint.load(self.run)
+        return self._ready(checkpoint.load(self.run))
+
+    def _ready(self, loaded: Checkpoint) -> Checkpoint:
         network: Any = loaded.network.to(device())
         if self.compile:
             # A graph writes its answer over the last one, which the loop has read by then.
@@ -76,7 +78,7 @@ class _Sampled(_FromRun):
     spacing: str | None = one_of(SPACINGS, None)
     """Which t it visits; by default as suits it."""
     seed: int = 0
-    """Sample n of a seed is the same whatever the batch."""
+    """Sample n of a seed is the same whatever the batch, to the rounding of the network."""
 
     def _sampler(self) -> Sampler:
         return look_up(REGISTRY, self.sampler, "sampler").with_evaluations(self.steps, self.spacing)
@@ -92,59 +94,83 @@ class Sample(_Sampled):
     label: tuple[str, ...] = ()
     """Classes to draw, in turn, for a class-conditional network; by default all."""
     batch_size: int = 64
-    """Samples at a time."""
+    """Samples at a time: what belongs to one batch does not depend on the number of processes."""
+    form: str = one_of(FORMS, "png")
+    """What they are written as: pictures, one array for evaluators, or shards for WebDataset."""
     out: Path | None = None
-    """The folder to write, with the grid beside it as OUT.png; by default RUN/samples."""
+    """The folder to write, with a grid of the first 64 beside it as OUT.png; by default RUN/samples."""
+    replace: bool = False
+    """Remove samples of other settings that are there."""
 
     def __call__(self) -> None:
-        """Sample in batches and write the pictures."""
+        """Draw what is missing of the samples, block by block, and write each as soon as it is there."""
         check_count(num=self.num, batch_size=self.batch_size)
         check_seed(self.seed)
+        copies = 2 if look_up(FORMS, self.form, "form").pack else 1
         out = self.out or Path(self.run if Path(self.run).is_dir() else Path(self.run).name, "samples")
-        loaded, sampler = self._loaded(), self._sampler()
-        _check_batch(loaded, min(self.num, self.batch_size), self.num)
-        grid = _check_place(out, self.num)
-        labels = loaded.labels(self.num, self.label)
-        batches = []
-        for first in track(range(0, self.num, self.batch_size), -(-self.num // self.batch_size), "sampling"):
-            part = slice(first, min(first + self.batch_size, self.num))
-            denoiser = self._denoiser(loaded, None if labels is None else labels[part])
-            shape = (part.stop - first, *loaded.shape)
-            batches.append(
-                sample(denoiser, shape, sampler, seed=self.seed, first=first, device=device(), progress=False)
-            )
-        images = torch.cat(batches).cpu()
-        with replaced_files(out, SAMPLES) as draft:
-            for i, x in enumerate(images):
-                plots.image(x, draft / f"{i:05}.png")
-        plots.grid(images, grid)
-        wrote(grid)
-        wrote(out, f"{len(images)} pictures")
+        is_main = processes().is_main_process  # which also chooses this process's device
+        found = checkpoint.load(self.run)
+        _check_batch(found, min(self.num, self.batch_size))
+        if is_main:
+            _check_place(out, copies * self.num * math.prod(found.shape))
+        settings = self._settings(found)
+        draw(out, settings, self._source(self._ready(found)), replace=self.replace)
+
+    def _settings(self, loaded: Checkpoint) -> Settings:
+        return Settings(
+            run=loaded.digest(),
+            sampler=self.sampler,
+            steps=self.steps,
+            spacing=self.spacing,
+            guidance=self.guidance,
+            classes=list(self.label or loaded.classes),
+            seed=self.seed,
+            compile=self.compile,
+            num=self.num,
+            batch_size=self.batch_size,
+            form=self.form,
+        )
+
+    def _source(self, loaded: Checkpoint) -> Source:
+        """Return how blocks are drawn, after the settings were tried on one label and on the schedule."""
+        sampler = self._sampler()
+
+        def labels(block: range) -> Tensor | None:
+            return loaded.labels(len(block), self.label, first=block.start)
+
+        self._denoiser(loaded, labels(range(1)))
+        sampler.plan(loaded.schedule)
+
+        def images(block: range) -> Tensor:
+            shape, denoiser = (len(block), *loaded.shape), self._denoiser(loaded, labels(block))
+            options: ChainOptions = {"seed": self.seed, "first": block.start, "device": device()}
+            return sample(denoiser, shape, sampler, progress=False, **options)
+
+        return Source(images, labels)
 
 
-def _check_place(out: Path, num: int) -> Path:
-    """Return where the grid goes; refuse places that hold something else, or cannot be written.
+def _check_place(out: Path, size: int) -> None:
+    """Refuse places that hold something else, or cannot be written.
+
+    Args:
+        out: the folder.
+        size: bytes of all samples; of samples that are partly there, no room is asked for.
 
     Raises:
         ConfigError: a run, or a picture that is not from here where the grid goes.
-        CheckpointError: pictures that are not from here, or a folder that cannot be written to.
+        CheckpointError: a folder that cannot be written to.
     """
-    grid = out.with_name(f"{out.name}.png")
     if is_pipeline(out):
         raise ConfigError(f"out is {out}, which is a run: choose a folder of its own")
-    if grid.exists() and not plots.is_grid(grid):
+    if (grid := grid_of(out)).exists() and not plots.is_grid(grid):
         raise ConfigError(f"{grid} is there, and is no grid of samples: move it, or choose another out")
-    there = (path for path in out.glob("*.png") if re.fullmatch(r"\d{5,}", path.stem))
-    check_free(out, [path.name for path in there if int(path.stem) < num], SAMPLES)
-    check_writable(out)
-    return grid
+    check_writable(out, 0 if (out / RECORD).exists() else size)
 
 
-def _check_batch(loaded: Checkpoint, batch: int, count: int) -> None:
+def _check_batch(loaded: Checkpoint, batch: int) -> None:
     channels, height, width = loaded.shape
-    each = channels * height * width
-    check_memory(count * each, f"{count} images of {height}×{width} (--num)")
-    check_memory(4 * batch * each, f"a batch of {batch} images of {height}×{width} (--batch-size)")
+    each = 4 * channels * height * width
+    check_memory(batch * each, f"a batch of {batch} images of {height}×{width} (--batch-size, --num)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +211,7 @@ class Edit(_Edited, _Sampled):
         check_seed(self.seed)
         check_picture(self.out, self.image)
         loaded, sampler = self._loaded(), self._sampler()
-        _check_batch(loaded, self.num, self.num)
+        _check_batch(loaded, self.num)
         x_0 = self._pictures(loaded, self.image, self.num)
         t = len(loaded.schedule) // 2 if self.t is None else self.t
         made = image_to_image(self._labelled(loaded, self.num), x_0, sampler, t, seed=self.seed)
@@ -220,7 +246,7 @@ class Inpaint(_Edited, _Sampled):
         check_seed(self.seed)
         check_picture(self.out, self.image, self.mask)
         loaded, sampler = self._loaded(), self._sampler()
-        _check_batch(loaded, self.num, self.num)
+        _check_batch(loaded, self.num)
         x_0 = self._pictures(loaded, self.image, self.num)
         keep = self._mask(loaded).to(x_0) > 0
         made = inpaint(
@@ -264,7 +290,7 @@ class Interpolate(_Edited):
             raise ConfigError(f"num is {self.num}: it must be at least 2, the two ends")
         check_picture(self.out, self.image_a, self.image_b)
         loaded = self._loaded()
-        _check_batch(loaded, self.num, self.num)
+        _check_batch(loaded, self.num)
         x_a, x_b = (self._pictures(loaded, path, 1) for path in (self.image_a, self.image_b))
         weights = [i / (self.num - 1) for i in range(self.num)]
         made = interpolate(self._labelled(loaded, 1), x_a, x_b, weights, self.steps)[:, 0]

@@ -1,8 +1,9 @@
-"""A progress bar on a terminal, with rate and time left; nothing elsewhere."""
+"""A progress bar on a terminal, with rate and time left; elsewhere nothing, or a plain line now and then."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -11,7 +12,9 @@ __all__ = ["track"]
 Item = TypeVar("Item")
 
 
-def track(items: Iterable[Item], total: int, what: str, *, shown: bool | None = None) -> Iterator[Item]:
+def track(
+    items: Iterable[Item], total: int, what: str, *, shown: bool | None = None, every: float | None = None
+) -> Iterator[Item]:
     """Yield the items; draw a bar on stderr while they come.
 
     Args:
@@ -19,9 +22,11 @@ def track(items: Iterable[Item], total: int, what: str, *, shown: bool | None = 
         total: how many there will be.
         what: the word before the bar.
         shown: by default, whether stderr is a terminal and rich (of the ``train`` extra) is installed.
+        every: seconds between plain lines on stderr where no bar is drawn because it is no terminal; by
+            default there are none.
     """
     if not (sys.stderr.isatty() if shown is None else shown):
-        yield from items
+        yield from items if every is None or shown is False else _lines(items, total, what, every)
         return
     try:
         from rich.console import Console
@@ -42,3 +47,14 @@ def track(items: Iterable[Item], total: int, what: str, *, shown: bool | None = 
             yield item
             speed = bar.tasks[task].speed
             bar.update(task, advance=1, rate=f"{speed:.1f}/s" if speed else "")
+
+
+def _lines(items: Iterable[Item], total: int, what: str, every: float) -> Iterator[Item]:
+    began = said = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - said >= every:
+            said = now
+            each = (now - began) / done
+            print(f"{what}: {done} of {total}, {each:.3g} s each", file=sys.stderr, flush=True)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from alphabar.denoise import ClassifierFree, Clipped, Denoise, Denoiser, pretrained
 from alphabar.denoise.pretrained import Pretrained, check_labels, check_place
 from alphabar.errors import CheckpointError, ConfigError, look_up
-from alphabar.process import Parameterisation
+from alphabar.process import Parameterisation, named
 from alphabar.schedule import NoiseSchedule
 
 __all__ = ["Checkpoint", "check_place", "load", "of", "save"]
@@ -83,10 +84,24 @@ class Checkpoint:
             )
         return Clipped(ClassifierFree(denoiser, guidance, null_label=len(self.classes)))
 
-    def labels(self, count: int, names: Sequence[str] = ()) -> Tensor | None:
+    def digest(self) -> str:
+        """Return a SHA-256, in hexadecimal digits, of all that samples depend on.
+
+        That is the weights and the configuration of the network, the schedule, and what is predicted.
+        """
+        config = {k: v for k, v in getattr(self.network, "config", {}).items() if not k.startswith("_")}
+        described = (config, self.schedule.to_config(), named(self.prediction).name, self.shape, self.classes)
+        found = hashlib.sha256(repr(described).encode())
+        for name, value in self.network.state_dict().items():
+            found.update(name.encode())
+            found.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        return found.hexdigest()
+
+    def labels(self, count: int, names: Sequence[str] = (), *, first: int = 0) -> Tensor | None:
         """Return (count,) labels that go through the named classes in turn, by default all.
 
-        None where the network has no classes.
+        None where the network has no classes. The label of a sample follows from its number, of which
+        ``first`` is the lowest.
 
         Raises:
             UnknownNameError: a name that is no class of this network.
@@ -98,7 +113,7 @@ class Checkpoint:
             return None
         numbers = {name: number for number, name in enumerate(self.classes)}
         chosen = torch.tensor([look_up(numbers, name, "class") for name in names or self.classes])
-        return chosen[torch.arange(count) % len(chosen)]
+        return chosen[torch.arange(first, first + count) % len(chosen)]
 
 
 def save(folder: str | Path, checkpoint: Checkpoint, *, also: Callable[[Path], object] | None = None) -> Path:

@@ -1,0 +1,105 @@
+"""The forms of samples: numbered pictures, or these packed into few files when all are there.
+
+    png     00000.png, 00001.png, …
+    npz     samples.npz, for the evaluator of guided-diffusion: arr_0, uint8 (N, H, W, C); with classes also
+            arr_1, int64 (N,)
+    tar     000000.tar, 000001.tar, …, shards of WebDataset: 000000000.png and, with classes, 000000000.cls
+
+Packing holds one picture in memory at a time.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from alphabar.denoise.files import whole_file
+
+__all__ = ["FORMS", "Form", "picture_name", "pixels"]
+
+Pack = Callable[[Path, Path, range, Tensor | None], None]
+
+
+@dataclass(frozen=True)
+class Form:
+    """Into which files samples go."""
+
+    pattern: str
+    """The names of the files, by their number."""
+    images: int
+    """In one file."""
+    pack: Pack | None = None
+    """``pack(file, place, numbers, labels)`` writes a file from the pictures in a folder."""
+
+    def files(self, num: int) -> Iterator[tuple[str, range]]:
+        """Yield the name of each file of ``num`` images, and the numbers of its images."""
+        for number, first in enumerate(range(0, num, self.images)):
+            yield self.pattern.format(number), range(first, min(first + self.images, num))
+
+    def finish(self, place: Path, num: int, labels: Callable[[range], Tensor | None]) -> None:
+        """Pack the pictures that lie in a folder, file by file, and remove those that are packed.
+
+        Killed at any moment, it goes on with the next call.
+        """
+        if self.pack is None:
+            return
+        for name, numbers in self.files(num):
+            if not (place / name).exists():
+                with whole_file(place / name) as draft:
+                    self.pack(draft, place, numbers, labels(numbers))
+            for i in numbers:
+                (place / picture_name(i)).unlink(missing_ok=True)
+
+
+def picture_name(number: int) -> str:
+    """Return the name of the picture of a sample."""
+    return f"{number:05}.png"
+
+
+def pixels(path: Path) -> np.ndarray:
+    """Return a picture as uint8 (H, W, C), C = 1 or 3."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return np.asarray(picture).reshape(picture.height, picture.width, -1)
+
+
+def _npz(file: Path, place: Path, numbers: range, labels: Tensor | None) -> None:
+    shape = (len(numbers), *pixels(place / picture_name(numbers[0])).shape)
+    with zipfile.ZipFile(file, "w") as archive:
+        with archive.open(zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as array:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(array, header)
+            for i in numbers:
+                array.write(pixels(place / picture_name(i)).tobytes())
+        if labels is not None:
+            with archive.open(zipfile.ZipInfo("arr_1.npy"), "w") as array:
+                np.lib.format.write_array(array, labels.numpy())
+
+
+def _shard(file: Path, place: Path, numbers: range, labels: Tensor | None) -> None:
+    with tarfile.open(file, "w") as archive:
+
+        def add(name: str, content: bytes) -> None:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+
+        for k, i in enumerate(numbers):
+            add(f"{i:09}.png", (place / picture_name(i)).read_bytes())
+            if labels is not None:
+                add(f"{i:09}.cls", str(int(labels[k])).encode())
+
+
+FORMS = {
+    "png": Form("{:05}.png", 1),
+    "npz": Form("samples.npz", 2**63 - 1, _npz),
+    "tar": Form("{:06}.tar", 1000, _shard),
+}

@@ -1,0 +1,219 @@
+"""A folder of samples, drawn block by block by one process or many, which goes on where it stopped.
+
+    OUT/samples.json     the settings: samples of other ones are an error, never a mixed folder
+    OUT/00000.png, …     each image as soon as it is drawn, whole or not there; packed when all are there
+
+Block k is the images k·B … k·B + B − 1, and is always drawn as one batch: what a network returns for an image
+depends in its last bits on the size of the batch. So each image is the same, bit for bit, in any number of
+processes and however often they were killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch import Tensor
+
+from alphabar.cli import plots
+from alphabar.cli._arguments import wrote
+from alphabar.cli._forms import FORMS, picture_name, pixels
+from alphabar.denoise.files import held, read_json, remove_drafts, whole_file
+from alphabar.errors import CheckpointError, ConfigError
+from alphabar.samplers import track
+from alphabar.training import to_unit
+
+__all__ = ["RECORD", "Settings", "Source", "draw", "grid_of", "processes"]
+
+RECORD = "samples.json"
+LONGEST = timedelta(days=30)  # that one process waits for another, which may be as slow as it likes
+EVERY = 60.0  # seconds between lines in a log
+SHOWN = 64  # images of the grid
+GRID = ".alphabar-grid.png"  # while it is drawn
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that the samples of a folder depend on, as JSON values."""
+
+    run: str
+    """:meth:`alphabar.training.Checkpoint.digest` of the network."""
+    sampler: str
+    steps: int
+    spacing: str | None
+    guidance: float
+    classes: list[str]
+    """That the images go through in turn."""
+    seed: int
+    compile: bool
+    num: int
+    batch_size: int
+    form: str
+
+    @property
+    def blocks(self) -> list[range]:
+        """The numbers of the images of each block."""
+        return [
+            range(first, min(first + self.batch_size, self.num))
+            for first in range(0, self.num, self.batch_size)
+        ]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the images of some numbers come from."""
+
+    images: Callable[[range], Tensor]
+    """Returns (B, C, H, W) in [−1, 1]."""
+    labels: Callable[[range], Tensor | None]
+    """Returns (B,), or nothing where there are no classes."""
+
+
+def grid_of(place: Path) -> Path:
+    """Return where the grid of a folder of samples goes: beside it, as it is no sample."""
+    return place.with_name(f"{place.name}.png")
+
+
+def processes() -> Any:
+    """Return what this process knows of the others, under ``torchrun`` or ``accelerate launch``."""
+    on_cpus = "LOCAL_RANK" in os.environ and not torch.cuda.is_available()  # accelerate has to be told
+    return PartialState(cpu=on_cpus, timeout=LONGEST)
+
+
+def draw(place: Path, settings: Settings, source: Source, *, replace: bool) -> None:
+    """Draw what is missing of the samples in a folder, and say what was written or how to go on.
+
+    After SIGINT or SIGTERM the batch at hand is finished first.
+
+    Args:
+        place: the folder.
+        settings: what ``source`` depends on.
+        source: draws a block.
+        replace: remove samples of other settings that are there.
+
+    Raises:
+        ConfigError: samples of other settings, with what differs.
+        CheckpointError: a file that is not from here where a sample goes, or a folder that another process
+            writes to.
+    """
+    state = processes()
+    is_main: bool = state.is_main_process
+    if is_main:
+        place.mkdir(parents=True, exist_ok=True)
+    with held(place) if is_main else nullcontext():
+        if is_main:
+            remove_drafts(place)
+            _claim(place, settings, replace=replace)
+        state.wait_for_everyone()
+        missing = _missing(place, settings)
+        state.wait_for_everyone()  # nobody writes before all have looked, so that all share the same list
+        mine = missing[state.process_index :: state.num_processes]
+        with _stopping() as stopped:
+            what = f"sampling {settings.batch_size} at a time"
+            for block in track(mine, len(mine), what, shown=None if is_main else False, every=EVERY):
+                for i, x in zip(block, source.images(block), strict=True):
+                    plots.image(x, place / picture_name(i))
+                if stopped():
+                    break
+        state.wait_for_everyone()
+        if is_main:
+            _finish(place, settings, source, drawn=bool(missing))
+
+
+def _claim(place: Path, settings: Settings, *, replace: bool) -> None:
+    """Write the settings into a folder, or find the same ones there."""
+    found = read_json(place / RECORD) if (place / RECORD).exists() else {}
+    new, there = asdict(settings), _listed(place)
+    old = there & _names(found)
+    if foreign := sorted(there & _names(new) - old):
+        raise CheckpointError(
+            f"{place / foreign[0]} was not written here before: move it, or choose another place"
+        )
+    if found == new:
+        return
+    if old and not replace:
+        differ = [key for key in new if found.get(key) != new[key]]
+        changes = "; ".join(f"{key} was {found.get(key)!s:.40}, is {new[key]!s:.40}" for key in differ)
+        raise ConfigError(
+            f"{place} holds samples of other settings ({changes}): choose another --out, or remove them by "
+            "--replace"
+        )
+    for name in old:
+        (place / name).unlink()
+    with whole_file(place / RECORD) as draft:
+        draft.write_text(json.dumps(new, indent=2) + "\n", encoding="utf-8")
+
+
+def _listed(place: Path) -> set[str]:
+    return {path.name for path in place.iterdir()}
+
+
+def _names(record: Mapping[str, Any]) -> set[str]:
+    """Return the names of all files that a record stands for; none where it is no record."""
+    num, form = record.get("num"), record.get("form")
+    if not isinstance(num, int) or form not in FORMS:
+        return set()
+    return {*map(picture_name, range(num)), *(name for name, _ in FORMS[form].files(num))}
+
+
+def _missing(place: Path, settings: Settings) -> list[range]:
+    """Return the blocks of which an image is neither there as a picture nor packed."""
+    there = _listed(place)
+    files = FORMS[settings.form].files(settings.num)
+    packed = {i for name, numbers in files if name in there for i in numbers}
+    return [
+        block for block in settings.blocks if not all(i in packed or picture_name(i) in there for i in block)
+    ]
+
+
+def _finish(place: Path, settings: Settings, source: Source, *, drawn: bool) -> None:
+    """Pack the pictures, if none is missing, and say what was written or how to go on."""
+    num = settings.num
+    if left := sum(map(len, _missing(place, settings))):
+        print(f"stopped: {num - left} of {num} images are in {place}; the same command goes on")
+        return
+    if (place / picture_name(0)).exists():  # otherwise they are packed, and the grid was drawn before that
+        shown = [pixels(place / picture_name(i)) for i in range(min(num, SHOWN))]
+        images = to_unit(torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2))
+        plots.grid(images, place / GRID)  # in the folder that is held, where a killed process leaves nothing
+        (place / GRID).replace(grid_of(place))
+    FORMS[settings.form].finish(place, num, source.labels)
+    if not drawn:
+        print(f"{place} holds all {num} images already")
+        return
+    wrote(grid_of(place))
+    wrote(place, f"{num} images, {settings.form}")
+
+
+@contextmanager
+def _stopping() -> Iterator[Callable[[], bool]]:
+    """Yield whether SIGINT or SIGTERM came; a second one does what it does elsewhere."""
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        restore()
+        os.write(2, b"alphabar: finishing this batch\n")  # print is not safe in a handler
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(came)
+    finally:
+        restore()
