@@ -232,7 +232,7 @@ def test_help_names_every_argument(command, capsys):
     ("arguments", "says"),
     [
         ([], "interpolate, convert, push, demo, explore, info}"),
-        (["paint"], "noise, schedule, samplers, train, sample, edit, inpaint, interpolate, convert"),
+        (["paint"], "noise, schedule, samplers, train, sample, edit, inpaint, interpolate, average"),
         (["train", "--stepz", "3"], "--steps"),
         (["train", "--steps", "many"], "--steps"),
         (["train", "--steps", "-3"], "steps is -3"),
