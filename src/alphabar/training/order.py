@@ -70,5 +70,9 @@ def batches(data: ImageData, order: Order, device: torch.device) -> Iterator[Bat
         return
     workers = min(4, os.cpu_count() or 1)
     pinned = device.type == "cuda"
-    for images, labels in DataLoader(data, None, sampler=order, num_workers=workers, pin_memory=pinned):
+    ahead = 4  # batches a worker: where a window of blocks begins, its row groups are read first
+    loader = DataLoader(
+        data, None, sampler=order, num_workers=workers, pin_memory=pinned, prefetch_factor=ahead
+    )
+    for images, labels in loader:
         yield Batch(images.to(device, non_blocking=True), None if labels is None else labels.to(device))
