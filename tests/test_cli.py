@@ -77,7 +77,7 @@ def test_training_again_leaves_what_others_keep_in_the_run(tmp_path):
         (place / name).parent.mkdir(exist_ok=True)
         (place / name).write_bytes(b"precious")
     old = (place / "loss.png").read_bytes()
-    assert main(["train", *TRAIN, "--steps", "3", "--out", str(place)]) == 0
+    assert main(["train", *TRAIN, "--steps", "3", "--overwrite", "--out", str(place)]) == 0
     for name in ("photo.png", "samples/mine.png", "unet/notes.txt"):
         assert (place / name).read_bytes() == b"precious"
     assert (place / "loss.png").read_bytes() != old

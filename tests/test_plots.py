@@ -47,7 +47,7 @@ def test_curves_and_strips_are_pictures_of_their_size(tmp_path):
     plots.schedule_curves(
         {"linear": NoiseSchedule.linear(), "one": NoiseSchedule.from_beta([0.5])}, tmp_path / "a.png"
     )
-    plots.loss_curve([1.0, 0.5, 0.25], tmp_path / "b.png")
+    plots.loss_curve({1: 1.0, 50: 0.5, 100: 0.25}, tmp_path / "b.png")
     plots.strip(torch.zeros(4, 3, 8, 8), ["a", "b", "c", "d\ne"], tmp_path / "c.png", title="chain")
     for name in ("a", "b", "c"):
         with Image.open(tmp_path / f"{name}.png") as picture:

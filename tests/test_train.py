@@ -215,7 +215,9 @@ def test_settings_that_cannot_work_are_refused_at_once(change, error, says):
 
 
 def test_every_field_that_takes_a_name_says_which():
-    choices = {each.name: each.metadata["choices"] for each in fields(TrainConfig) if each.metadata}
+    choices = {
+        each.name: each.metadata["choices"] for each in fields(TrainConfig) if "choices" in each.metadata
+    }
     assert choices == {
         "schedule": FAMILIES,
         "prediction": PARAMETERISATIONS,

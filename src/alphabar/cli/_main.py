@@ -12,6 +12,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import tyro
@@ -24,7 +25,7 @@ from alphabar.cli.explore import Explore
 from alphabar.cli.hub import Push
 from alphabar.cli.sampling import Edit, Inpaint, Interpolate, Sample
 from alphabar.cli.showing import Demo, Info, Noise, Samplers, Schedule
-from alphabar.cli.training import Train
+from alphabar.cli.training import Train, with_run
 from alphabar.errors import AlphabarError
 
 __all__ = ["COMMANDS", "run"]
@@ -51,9 +52,12 @@ COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 2 after one line on stderr that says what would be right."""
-    command = _parse(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    command = _parse(given)
     notes.clear()
     try:
+        if isinstance(command, Train):
+            command = with_run(command, lambda default: _parse_again(given, default))
         with warnings.catch_warnings():
             warnings.showwarning = note  # type: ignore[assignment]
             command()
@@ -71,17 +75,36 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str]) -> Callable[[], None]:
+def _parse(arguments: list[str]) -> Callable[[], None]:
+    return _parsed(  # type: ignore[no-any-return]
+        lambda: tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="alphabar",
+            description="Denoising diffusion models from one sequence of numbers.",
+            args=arguments,
+            config=(FlagCreatePairsOff,),
+        )
+    )
+
+
+def _parse_again(arguments: list[str], default: Train) -> Train:
+    """Parse the arguments of ``train`` with the settings of a run for those that are not given."""
+    return _parsed(  # type: ignore[no-any-return]
+        lambda: tyro.cli(
+            *(Train,),
+            prog="alphabar train",
+            args=arguments[1:],
+            default=default,
+            config=(FlagCreatePairsOff,),
+        )
+    )
+
+
+def _parsed(parse: Callable[[], Any]) -> Any:
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.extras.subcommand_cli_from_dict(  # type: ignore[no-any-return]
-                COMMANDS,
-                prog="alphabar",
-                description="Denoising diffusion models from one sequence of numbers.",
-                args=list(arguments),
-                config=(FlagCreatePairsOff,),
-            )
+            return parse()
     except SystemExit as stop:
         if stop.code:
             _complain(_one_line(errors.getvalue()))

@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -29,6 +27,7 @@ from torch import Tensor
 from alphabar.cli import plots
 from alphabar.cli._arguments import wrote
 from alphabar.cli._forms import FORMS, picture_name, pixels
+from alphabar.cli._signals import signals
 from alphabar.denoise.files import held, read_json, remove_drafts, whole_file
 from alphabar.errors import CheckpointError, ConfigError
 from alphabar.samplers import track
@@ -119,7 +118,7 @@ def draw(place: Path, settings: Settings, source: Source, *, replace: bool) -> N
         missing = _missing(place, settings)
         state.wait_for_everyone()  # nobody writes before all have looked, so that all share the same list
         mine = missing[state.process_index :: state.num_processes]
-        with _stopping() as stopped:
+        with signals("this batch") as stopped:
             what = f"sampling {settings.batch_size} at a time"
             for block in track(mine, len(mine), what, shown=None if is_main else False, every=EVERY):
                 for i, x in zip(block, source.images(block), strict=True):
@@ -194,26 +193,3 @@ def _finish(place: Path, settings: Settings, source: Source, *, drawn: bool) -> 
         return
     wrote(grid_of(place))
     wrote(place, f"{num} images, {settings.form}")
-
-
-@contextmanager
-def _stopping() -> Iterator[Callable[[], bool]]:
-    """Yield whether SIGINT or SIGTERM came; a second one does what it does elsewhere."""
-    came: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def note(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-        restore()
-        os.write(2, b"alphabar: finishing this batch\n")  # print is not safe in a handler
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield lambda: bool(came)
-    finally:
-        restore()

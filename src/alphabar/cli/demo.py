@@ -167,9 +167,9 @@ def _photograph(out: Path, seed: int) -> None:
 
 
 def _trained(config: TrainConfig, training: ImageData, out: Path) -> tuple[Checkpoint, TrainStep]:
-    losses = []
+    losses = {}
     for last in track(train(config, data=training), config.steps, "training"):
-        losses.append(last.loss)
+        losses[last.step] = last.loss
     trained = last.snapshot()
     checkpoint.save(out / "run", trained)
     plots.loss_curve(losses, out / "loss.png")

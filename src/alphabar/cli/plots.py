@@ -156,15 +156,16 @@ def error_curves(curves: Mapping[str, Sequence[tuple[int, float]]], path: str | 
         axes[0].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def loss_curve(losses: Sequence[float], path: str | Path) -> None:
-    """Write the training loss against the step: every batch faintly, and its moving average."""
+def loss_curve(losses: Mapping[int, float], path: str | Path) -> None:
+    """Write the training loss against the step: as it is faintly, and its moving average."""
     with _figure(path, (6, 3.2), columns=1) as axes:
-        mean, smooth = losses[0], []
-        for loss in losses:
-            mean += 0.05 * (loss - mean)
+        steps, values, smooth = list(losses), list(losses.values()), []
+        mean, weight = values[0], max(0.05, min(1, 20 / len(values)))
+        for loss in values:
+            mean += weight * (loss - mean)
             smooth.append(mean)
-        axes[0].plot(losses, alpha=0.25, linewidth=0.8)
-        axes[0].plot(smooth, color="C0")
+        axes[0].plot(steps, values, alpha=0.25, linewidth=0.8)
+        axes[0].plot(steps, smooth, color="C0")
         axes[0].set(xlabel="step", ylabel="loss", yscale="log")
 
 

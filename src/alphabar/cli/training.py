@@ -1,13 +1,15 @@
-"""``alphabar train``: the fields of :class:`alphabar.training.TrainConfig`, and a place to write to."""
+"""``alphabar train``: the fields of :class:`alphabar.training.TrainConfig`, and a run to write or resume."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from tyro.conf import Positional
 
 from alphabar.cli import plots
@@ -19,11 +21,27 @@ from alphabar.cli._arguments import (
     tell_notes,
     wrote,
 )
-from alphabar.errors import AlphabarError, ConfigError
+from alphabar.cli._signals import signals
+from alphabar.cli.watching import watched
+from alphabar.errors import AlphabarError, CheckpointError, ConfigError
 from alphabar.samplers import track
-from alphabar.training import ImageData, TrainConfig, checkpoint, train, training_data, unet
+from alphabar.training import (
+    Checkpoint,
+    ImageData,
+    TrainConfig,
+    TrainStep,
+    checkpoint,
+    kept,
+    logged,
+    read_log,
+    train,
+    training_data,
+    unet,
+)
+from alphabar.training.engine import is_main
+from alphabar.training.state import CHECKPOINTS, settings_of, step_of
 
-__all__ = ["Train"]
+__all__ = ["Train", "with_run"]
 
 LOSS = "loss.png"  # of a run, the curve of its loss
 COPIES = 6  # of every parameter: itself, gradient, two moments, average, snapshot
@@ -32,21 +50,36 @@ COPIES = 6  # of every parameter: itself, gradient, two moments, average, snapsh
 @readable
 @dataclass(frozen=True)
 class Train(TrainConfig):
-    """Train a network and write it as a folder that diffusers opens too."""
+    """Train a network and write it as a folder that diffusers opens too; it can be stopped, and resumed."""
 
     data: Positional[str] = "digits"
-    """What to train on: "digits", a folder of images, .parquet or .tar files, or a Hugging Face dataset."""
+    """What to train on: "digits", a folder of images, .parquet or .tar files, or a Hugging Face dataset; with
+    --resume perhaps the run."""
     out: Path = Path("runs/latest")
-    """The folder to write: of a run that is there already, its own files are replaced."""
+    """The folder to write."""
+    resume: bool = False
+    """Go on from the newest checkpoint, with the settings of the run; those that are given again count."""
+    overwrite: bool = False
+    """Begin anew in a folder that holds a run, whose checkpoints are lost."""
+    checkpoint_every: int | None = None
+    """Updates between checkpoints."""
+    checkpoint_minutes: float = 15.0
+    """Minutes between checkpoints."""
+    keep: int = 2
+    """How many checkpoints stay."""
+    log_every: int = 50
+    """Updates between lines of log.jsonl."""
 
     def __call__(self) -> None:
-        """Train with a progress bar, then write the averaged network and the curve of the loss."""
+        """Train with a progress bar, and keep the averaged network, checkpoints and a log."""
         config = TrainConfig(**{each.name: getattr(self, each.name) for each in fields(TrainConfig)})
         check_seed(config.seed)
-        main_process = PartialState().is_main_process
+        main_process = is_main()
         check_apart(config.data, self.out)
+        begun = step_of(self.out)
+        is_resumed = begun is not None and (self.resume or _is_restarted())
         if main_process:  # two that try at once would be in each other's way
-            checkpoint.check_place(self.out, also=(LOSS,))
+            self._check_place(begun)
         shown = None if main_process else False
         data = training_data(
             config, progress=lambda rows: track(rows, len(list(rows)), "reading", shown=shown)
@@ -55,17 +88,70 @@ class Train(TrainConfig):
         if main_process:
             checkpoint.check_place(self.out, also=(LOSS,), size=size)
         tell_notes()
-        steps = list(track(train(config, data=data), config.steps, "training", shown=shown))
-        if not main_process:
-            return
+        with signals("this step") as stop:
+            steps = train(config, data=data, resume=self.out if is_resumed else None)
+            saved = kept(
+                steps,
+                self.out,
+                every=self.checkpoint_every,
+                minutes=self.checkpoint_minutes,
+                keep=self.keep,
+                stop=stop,
+            )
+            entries = logged(saved, self.out, every=self.log_every)
+            last = watched(entries, config.steps, begun if is_resumed and begun else 0, shown)
+        result = last.snapshot()
+        if main_process:
+            self._finish(last, result, data, is_stopped=stop())
+
+    def _check_place(self, begun: int | None) -> None:
+        if self.resume and begun is None and not _is_restarted():
+            raise CheckpointError(f"{self.out} has no checkpoint to go on from: train without --resume")
+        if begun is not None and self.overwrite:
+            shutil.rmtree(self.out / CHECKPOINTS)
+        elif begun is not None and not self.resume and not _is_restarted():
+            raise CheckpointError(
+                f"{self.out} holds a run at step {begun}: go on with --resume, begin anew with --overwrite, "
+                "or choose another --out"
+            )
+        elif begun is not None and begun >= self.steps:
+            raise CheckpointError(f"{self.out} is at step {begun}, its last: give more --steps to go on")
+        checkpoint.check_place(self.out, also=(LOSS,))
+
+    def _finish(self, last: TrainStep, result: Checkpoint, data: ImageData, *, is_stopped: bool) -> None:
+        losses = {entry["step"]: entry["loss"] for entry in read_log(self.out)}
+        checkpoint.save(self.out, result, also=lambda draft: plots.loss_curve(losses, draft / LOSS))
         if data.skipped:
             print(f"left out {len(data.skipped)} images that cannot be read: {', '.join(data.skipped)[:200]}")
-        losses, last = [step.loss for step in steps], steps[-1]
-        trained = last.snapshot()
-        checkpoint.save(self.out, trained, also=lambda draft: plots.loss_curve(losses, draft / LOSS))
-        mean = sum(losses[-50:]) / len(losses[-50:])
-        print(f"{last.step} steps, {last.images} images, loss {mean:.4f} over the last {len(losses[-50:])}")
+        print(f"{last.step} steps, {last.images} images, loss {losses[last.step]:.4f}")
+        if is_stopped and last.step < self.steps:
+            print(f"stopped; to go on: alphabar train {self.out} --resume")
         wrote(self.out)
+
+
+def with_run(command: Train, parse: Callable[[Train], Train]) -> Train:
+    """Return a command with the settings of the run that it resumes, but for those that are given again.
+
+    Args:
+        command: as it was parsed.
+        parse: parses the same arguments again, with another default.
+
+    Raises:
+        CheckpointError: the settings of the run cannot be read.
+    """
+    if not (command.resume or _is_restarted()):
+        return command
+    is_run = step_of(command.data) is not None
+    out = Path(command.data) if is_run else command.out
+    if step_of(out) is None:
+        return command
+    settings = asdict(settings_of(out))
+    switched = {name: value for name, value in settings.items() if isinstance(value, bool)}
+    off = dict.fromkeys(switched, False)  # a flag is given or not: what is on stays on
+    again = parse(replace(command, **{**settings, **off}, out=out, resume=False, overwrite=False))
+    on: dict[str, Any] = {name: True for name, value in switched.items() if value}
+    data = settings["data"] if is_run else again.data
+    return replace(again, **on, data=data, out=out, resume=True)
 
 
 def check_size(config: TrainConfig, data: ImageData) -> int:
@@ -88,3 +174,8 @@ def check_size(config: TrainConfig, data: ImageData) -> int:
     batch = config.batch_size * height * width * (2 * channels + 2 * widest)
     check_memory(batch, f"a batch of {config.batch_size} images of {height}×{width} (--batch-size, --size)")
     return 4 * numbers
+
+
+def _is_restarted() -> bool:
+    """Return whether torchrun has started this process again after one that failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

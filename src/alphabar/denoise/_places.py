@@ -25,6 +25,7 @@ __all__ = [
 DESCRIPTION = "alphabar.json"
 
 HIDDEN = ".alphabar-"  # how the names begin of what a killed process leaves behind
+KEPT = frozenset({"checkpoints", "averages", "log.jsonl"})  # of a run that has no result yet
 WRITTEN = (
     *("model_index.json", "scheduler/scheduler_config.json"),
     *("unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
@@ -61,7 +62,7 @@ def _is_free(place: Path) -> bool:
     if not place.is_dir():
         return False
     ours = (place / DESCRIPTION).is_file()
-    return ours or all(path.name.startswith(HIDDEN) for path in place.iterdir())
+    return ours or all(path.name.startswith(HIDDEN) or path.name in KEPT for path in place.iterdir())
 
 
 def is_pipeline(place: Path) -> bool:

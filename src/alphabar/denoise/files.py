@@ -28,8 +28,11 @@ __all__ = [
     "check_writable",
     "digest",
     "finish",
+    "flush",
+    "flush_all",
     "held",
     "is_untouched",
+    "list_files",
     "listed",
     "may_write",
     "read_json",
@@ -59,7 +62,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=FILE_DRAFT) as folder:
         draft = Path(folder, place.name)  # the suffix tells writers the format
         yield draft
-        _flush(draft)
+        flush(draft)
         draft.replace(place)
 
 
@@ -93,13 +96,13 @@ def replaced_files(folder: str | Path, manifest: str) -> Iterator[Path]:
             draft = Path(tempfile.mkdtemp(dir=place, prefix=DRAFT))
             try:
                 yield draft
-                names = _list_files(draft, manifest)
+                names = list_files(draft, manifest)
                 check_free(place, names, manifest)
-                _flush_all(draft)
+                flush_all(draft)
                 draft.rename(place / COMMITTED)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
-            _flush(place)
+            flush(place)
             finish(place, manifest)
     finally:
         if is_new:
@@ -149,7 +152,7 @@ def finish(folder: str | Path, manifest: str) -> None:
             if name not in kept and not is_link and is_untouched(place / name, facts):
                 _remove(place, name)
         _move(new / manifest, place / manifest)
-        _flush(place)
+        flush(place)
     for path in sorted(new.rglob("*"), reverse=True):
         with suppress(OSError):
             path.rmdir()
@@ -274,7 +277,7 @@ def _owned(place: Path, manifest: str) -> Manifest:
     return {name: {} for name in FIRST_VERSION} if found is None else found
 
 
-def _list_files(draft: Path, manifest: str) -> list[str]:
+def list_files(draft: Path, manifest: str) -> list[str]:
     """Write the list of all files into the manifest; return their names."""
     paths = {path.relative_to(draft).as_posix(): path for path in sorted(draft.rglob("*")) if path.is_file()}
     paths.pop(manifest, None)
@@ -290,7 +293,7 @@ def _move(path: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileNotFoundError):
         path.replace(target)
-    _flush(target.parent)
+    flush(target.parent)
 
 
 def _remove(place: Path, name: str) -> None:
@@ -302,13 +305,14 @@ def _remove(place: Path, name: str) -> None:
             parent.rmdir()
 
 
-def _flush_all(folder: Path) -> None:
+def flush_all(folder: Path) -> None:
+    """Have the disk hold a folder with everything in it."""
     for path in folder.rglob("*"):
-        _flush(path)
-    _flush(folder)
+        flush(path)
+    flush(folder)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Have the disk hold a file, or the names in a folder, before anything that comes later."""
     if os.name == "nt" and path.is_dir():
         return

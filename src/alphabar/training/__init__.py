@@ -13,6 +13,8 @@ from alphabar.training.data import (
     to_uint8,
     to_unit,
 )
+from alphabar.training.keeping import kept
+from alphabar.training.log import logged, read_log
 from alphabar.training.loop import TrainStep, train, training_data
 from alphabar.training.loss import LOSSES
 from alphabar.training.network import unet
@@ -35,15 +37,18 @@ __all__ = [
     "check_place",
     "exponential",
     "has_bfloat16",
+    "kept",
     "list_snapshots",
     "load",
     "load_data",
+    "logged",
     "of",
     "parse_profile",
     "post_hoc_weights",
     "power",
     "push_to_hub",
     "read_image",
+    "read_log",
     "reconstruct",
     "sample_photograph",
     "save",

@@ -34,19 +34,25 @@ PRECISIONS: dict[str, Callable[[torch.device], bool]] = {
 """Whether the network runs in bfloat16 on a device."""
 
 
-def _one_of(choices: Mapping[str, Any], default: str) -> Any:
+def _one_of(choices: Mapping[str, Any], default: str, **metadata: Any) -> Any:
     """Return a field whose value must be a name in a table, which ``metadata["choices"]`` holds."""
-    return field(default=default, metadata={"choices": choices})
+    return field(default=default, metadata={"choices": choices, **metadata})
+
+
+def _may_change(default: Any) -> Any:
+    """Return a field that a run which is resumed may set anew."""
+    return field(default=default, metadata={"may_change": True})
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that decides a training run.
 
-    A field whose value is a name in a table holds that table as ``metadata["choices"]``.
+    A field whose value is a name in a table holds that table as ``metadata["choices"]``; one that may change
+    when a run is resumed says so by ``metadata["may_change"]``.
     """
 
-    data: str = "digits"
+    data: str = _may_change("digits")
     """What to train on: "digits", a folder of images, .parquet or .tar files, or a Hugging Face dataset."""
     size: int | None = None
     """Height and width of the images; by default as they come."""
@@ -78,26 +84,50 @@ class TrainConfig:
 
     channels: tuple[int, ...] = ()
     """Channels of each level of the U-Net; by default as suits the image."""
-    steps: int = 2000
+    steps: int = _may_change(2000)
     """Updates of the network."""
-    seconds: float | None = None
+    seconds: float | None = _may_change(None)
     """Stop by the clock as well; the learning rate then falls with whichever is nearer its end."""
     batch_size: int = 128
     """Images an update, over all processes together."""
-    learning_rate: float = 2e-3
+    accumulate: int = _may_change(1)
+    """Parts in which each process takes its share of the batch, one after the other, to need less memory."""
+    learning_rate: float = _may_change(2e-3)
     """Highest rate of AdamW; it rises during the warm-up and falls to 0 along a cosine."""
-    warmup: int = 100
+    warmup: int = _may_change(100)
     """Updates until the rate is at its highest."""
-    clip_norm: float = 1.0
+    clip_norm: float = _may_change(1.0)
     """Largest norm of the gradient."""
     ema_decay: float = 0.995
     """Decay of the averaged parameters, which are the result."""
-    precision: str = _one_of(PRECISIONS, "auto")
+    averages: tuple[str, ...] = ()
+    """Further averages to keep, each a decay such as "0.9999", or "power(0.05)"."""
+    precision: str = _one_of(PRECISIONS, "auto", may_change=True)
     """Of the network's arithmetic; auto is bfloat16 where the processor has it."""
-    compile: bool = False
+    compile: bool = _may_change(False)
     """Compile the network: pays on a GPU in long runs."""
     seed: int = 0
     """Of every random choice."""
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> TrainConfig:
+        """Return the settings that a file keeps, as JSON values.
+
+        Raises:
+            ConfigError: a setting that is not known, or a value of another kind.
+        """
+        if not isinstance(record, dict):
+            raise ConfigError(f"the settings are {record!r:.60}: expected an object")
+        defaults: dict[str, Any] = {each.name: each.default for each in fields(TrainConfig)}
+        kinds: dict[type, Any] = {float: (int, float), tuple: list}
+        for name, value in record.items():
+            if name not in defaults:
+                raise ConfigError(f"there is no setting {name}")
+            kind = type(defaults[name])
+            if defaults[name] is not None and not isinstance(value, kinds.get(kind, kind)):
+                raise ConfigError(f"{name} is {value!r:.60}: expected a value such as {defaults[name]!r}")
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+        return cls(**settings)
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work, before anything is loaded.
@@ -105,7 +135,7 @@ class TrainConfig:
         Raises:
             ConfigError, UnknownNameError: the first one that is wrong, and what would be right.
         """
-        check_count(steps=self.steps, batch_size=self.batch_size)
+        check_count(steps=self.steps, batch_size=self.batch_size, accumulate=self.accumulate)
         check_levels(self.diffusion_steps)
         for each in fields(TrainConfig):
             if "choices" in each.metadata:

@@ -98,7 +98,11 @@ class Objective:
         return given, self.table.time[t].float() if self.has_own_time else t
 
     def loss(self, output: Tensor, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Return the mean loss of a batch.
+        """Return the mean loss of a batch; arguments and errors as in :meth:`losses`."""
+        return self.losses(output, x_0, noise, t).mean()
+
+    def losses(self, output: Tensor, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return the loss of each image of a batch, (B,).
 
         Args:
             output: what the network returned: (B, C, …), or (B, 2C, …) where it learns its variance.
@@ -118,7 +122,7 @@ class Objective:
             of_x_0 = spread(self.table.x_0[t, 1], x_0).to(error.dtype) * error.detach()
             bits = bits_per_dimension(self.levels, t, x_0, of_x_0, *variance)
             losses = losses + VLB * len(self.weight) * bits
-        return losses.mean()
+        return losses
 
     def _check(self, output: Tensor, x_0: Tensor) -> None:
         times = 2 if self.levels else 1

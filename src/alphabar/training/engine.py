@@ -1,0 +1,77 @@
+"""What accelerate does for a run: one device or many, sharded or not, and agreement among processes."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alphabar.errors import ConfigError, MissingExtraError
+
+__all__ = ["any_process", "is_main", "make_accelerator", "prepare", "share_of", "whole"]
+
+
+def make_accelerator() -> Any:
+    """Return accelerate's ``Accelerator``, as the launcher's environment configures it.
+
+    Raises:
+        MissingExtraError: accelerate is not installed.
+    """
+    try:
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+    except ImportError:
+        raise MissingExtraError("training", "train") from None
+    has_launcher = "LOCAL_RANK" in os.environ  # without GPUs accelerate has to be told to look for processes
+    accelerator = Accelerator(cpu=has_launcher and not torch.cuda.is_available())
+    asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if asked and accelerator.distributed_type == DistributedType.MULTI_CPU:
+        # accelerate reads this setting on GPUs alone, though sharding works on processors too.
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+        accelerator.state.distributed_type = DistributedType.FSDP
+    return accelerator
+
+
+def share_of(batch_size: int, accumulate: int, accelerator: Any) -> int:
+    """Return the images an update of this process.
+
+    Raises:
+        ConfigError: a batch that does not divide among the processes and their parts.
+    """
+    processes: int = accelerator.num_processes
+    if batch_size % (processes * accumulate):
+        parts = f"{processes} processes" + (f" in {accumulate} parts each" if accumulate > 1 else "")
+        raise ConfigError(f"batch_size {batch_size} does not divide among {parts}")
+    return batch_size // processes
+
+
+def prepare(network: nn.Module, optimizer: Any, accelerator: Any) -> tuple[nn.Module, nn.Module, Any]:
+    """Return the network as it is called, the network that holds the parameters, and the optimizer."""
+    model, optimizer = accelerator.prepare(network.train(), optimizer)
+    holder = model if getattr(accelerator, "is_fsdp2", False) else network
+    return model, holder, optimizer
+
+
+def any_process(flag: bool) -> bool:
+    """Return whether the flag is set in any process; all must ask together."""
+    from accelerate import PartialState
+
+    state = PartialState()
+    if state.num_processes == 1:
+        return flag
+    found = torch.tensor(float(flag), device=state.device)
+    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+    return bool(found)
+
+
+def is_main() -> bool:
+    """Return whether this is the only process, or the first."""
+    return bool(make_accelerator().is_main_process)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor, gathered where it is sharded; all processes must ask together."""
+    gathered: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return gathered

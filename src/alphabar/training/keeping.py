@@ -1,0 +1,146 @@
+"""Keeps a training run on disk while it goes on: checkpoints to resume from, and its result so far.
+
+    RUN/model_index.json, unet/, …         the averaged network, which diffusers and ``alphabar sample`` open
+    RUN/checkpoints/step-00012000/         what the run needs to go on
+
+The loop waits for a copy of the tensors in memory; another thread writes them.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from alphabar.checks import check_count
+from alphabar.denoise.folders import locked
+from alphabar.errors import CheckpointError, ConfigError
+from alphabar.training.checkpoint import Checkpoint, save
+from alphabar.training.engine import any_process, is_main
+from alphabar.training.loop import TrainStep
+from alphabar.training.state import CHECKPOINTS, CheckpointWarning, TrainState, remove
+
+__all__ = ["kept"]
+
+LOCK = ".lock"
+
+
+def kept(
+    steps: Iterator[TrainStep],
+    run: str | Path,
+    *,
+    every: int | None = None,
+    minutes: float | None = None,
+    keep: int = 2,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[TrainStep]:
+    """Yield the steps of a training, and keep it in a folder; at the end, what was written last is complete.
+
+    The result so far is written at the first step, and with every checkpoint. A checkpoint that cannot be
+    written in between, on a full disk for instance, is a warning, and training goes on; at the end it is an
+    error. Under several processes all must take part.
+
+    Args:
+        steps: what :func:`train` yields.
+        run: the folder; held against other processes.
+        every: updates between checkpoints.
+        minutes: minutes between checkpoints.
+        keep: how many checkpoints stay.
+        stop: asked after each update whether to write and end, for instance because of a signal.
+
+    Raises:
+        ConfigError: every, minutes or keep is not positive.
+        CheckpointError: another process holds the folder, or the last checkpoint could not be written.
+
+    Warns:
+        CheckpointWarning: a checkpoint could not be written.
+    """
+    check_count(keep=keep, **({} if every is None else {"every": every}))
+    if minutes is not None and not minutes > 0:
+        raise ConfigError(f"minutes is {minutes!r}: it must be positive")
+    with (
+        locked(Path(run, CHECKPOINTS, LOCK)) if is_main() else nullcontext(),
+        ThreadPoolExecutor(1, "checkpoints") as thread,
+    ):
+        keeper = _Keeper(Path(run), keep, thread)
+        written, last = time.monotonic(), None
+        for last in steps:
+            stopping = any_process(stop())
+            late = minutes is not None and any_process(time.monotonic() - written >= 60 * minutes)
+            if stopping or late or (every is not None and last.step % every == 0):
+                keeper.write(last)
+                written = time.monotonic()
+            elif keeper.step is None:
+                keeper.write_result(last)
+            yield last
+            if stopping:
+                break
+        if last is not None and keeper.step != last.step:
+            keeper.write(last)
+        keeper.finish()
+
+
+@dataclass
+class _Keeper:
+    """Writes one step at a time, and knows which was the last."""
+
+    run: Path
+    keep: int
+    thread: ThreadPoolExecutor
+    step: int | None = field(default=None, init=False)
+    pending: Future[None] | None = field(default=None, init=False)
+
+    def write(self, step: TrainStep) -> None:
+        """Write a checkpoint and the result; what cannot be written is told when the next one is due."""
+        self._settle()
+        self.step = step.step
+        result, state = step.snapshot(), step.state()
+        if state.is_sharded:  # each process writes its part, together with the others
+            self.pending = Future()
+            try:
+                self._write(state, result)
+                self.pending.set_result(None)
+            except (CheckpointError, OSError) as error:
+                self.pending.set_exception(error)
+        elif is_main():
+            self.pending = self.thread.submit(self._write, state.copied(), result)
+
+    def write_result(self, step: TrainStep) -> None:
+        """Write the result alone."""
+        self.step = 0
+        result = step.snapshot()
+        if is_main():
+            self.pending = self.thread.submit(self._save, result)
+
+    def finish(self) -> None:
+        """Wait for what is being written.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        pending, self.pending = self.pending, None
+        try:
+            if pending is not None:
+                pending.result()
+        except OSError as error:
+            raise CheckpointError(f"{self.run} could not be written: {error.strerror or error}") from error
+
+    def _settle(self) -> None:
+        try:
+            self.finish()
+        except CheckpointError as error:
+            warnings.warn(f"{error}; training goes on", CheckpointWarning, stacklevel=4)
+
+    def _write(self, state: TrainState, result: Checkpoint) -> None:
+        state.write(self.run)
+        if is_main():
+            self._save(result)
+            remove(self.run, self.keep)
+
+    def _save(self, result: Checkpoint) -> None:
+        if hasattr(result.network, "save_pretrained"):
+            save(self.run, result)

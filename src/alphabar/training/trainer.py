@@ -1,0 +1,208 @@
+"""What a run holds in memory, and one update of it: draw, noise, ask, correct, average."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from alphabar.denoise import network_output
+from alphabar.errors import CheckpointError, ConfigError, NoAnswerError
+from alphabar.schedule import NoiseSchedule
+from alphabar.training.attention import WrittenOut
+from alphabar.training.averages import Averages, Profile, exponential, parse_profile
+from alphabar.training.checkpoint import Checkpoint
+from alphabar.training.config import PRECISIONS, TrainConfig
+from alphabar.training.data import Batch, ImageData
+from alphabar.training.draw import Draw, Examples
+from alphabar.training.engine import prepare, share_of, whole
+from alphabar.training.network import unet
+from alphabar.training.objective import VARIANCES, Objective
+from alphabar.training.state import TrainState, check_same, live_tensors, newest, read_into
+
+__all__ = ["Trainer", "Update"]
+
+
+class Update(NamedTuple):
+    """What one update found."""
+
+    loss: float
+    """Mean over the batch, over all processes."""
+    losses: Tensor
+    """(B,) of the images of this process."""
+    t: Tensor
+    """(B,) where they were noised."""
+    norm: Tensor
+    """() of the gradient, before it was clipped."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trainer:
+    """Network, optimizer and averages of a run, and what their updates need; made by :meth:`of`."""
+
+    config: TrainConfig
+    accelerator: Any
+    schedule: NoiseSchedule
+    objective: Objective
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    images: int
+    """How many the data have."""
+    template: nn.Module
+    """A copy of the network, on the processor and whole, to build results from."""
+    model: Any
+    """The network as it is called: distributed, compiled."""
+    network: nn.Module
+    """The network that holds the parameters."""
+    optimizer: Any
+    averages: Averages
+    draw: Draw
+    buffers: Tensor
+    """(2, B, C, H, W), of the noise and of the network's input."""
+
+    @classmethod
+    def of(
+        cls,
+        config: TrainConfig,
+        schedule: NoiseSchedule,
+        objective: Objective,
+        data: ImageData,
+        network: nn.Module | None,
+        accelerator: Any,
+    ) -> Trainer:
+        """Build everything as it is before the first update; arguments and errors as of ``train``."""
+        classes = _classes(config, data)
+        depth, height, width = data.shape
+        shape, device = (depth, height, width), accelerator.device
+        part = share_of(config.batch_size, config.accumulate, accelerator) // config.accumulate
+        bare = network or _new_network(config, shape, len(classes))
+        template = copy.deepcopy(bare).cpu()
+        optimizer = torch.optim.AdamW(
+            bare.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True
+        )
+        model, holder, optimizer = prepare(bare, optimizer, accelerator)
+        return cls(
+            *(config, accelerator, schedule, objective, shape, classes, len(data), template),
+            torch.compile(model) if config.compile else model,
+            *(holder, optimizer, Averages(holder, _profiles(config))),
+            Draw(config, len(classes), schedule.log_snr.to(device)),
+            torch.empty(2, part, *shape, device=device),
+        )
+
+    def go_on(self, run: str | Path) -> tuple[int, float]:
+        """Read the newest checkpoint of a run; return its step, and the seconds it has trained.
+
+        Raises:
+            CheckpointError: there is none, or it belongs to another network.
+            ConfigError: a setting, or the data, that may not change did.
+        """
+        found = newest(run)
+        if found is None:
+            raise CheckpointError(f"{run} has no checkpoint to go on from: train without resume")
+        place, begun = found
+        here = self.state(begun.step, begun.seconds)
+        check_same(begun, self.config, here.data)
+        read_into(place, here.tensors)
+        self.averages.updates = begun.step
+        for state in getattr(self.optimizer, "optimizer", self.optimizer).state.values():
+            state["step"].fill_(begun.step)
+        return begun.step, begun.seconds
+
+    def state(self, step: int, seconds: float) -> TrainState:
+        """Return where the run stands, its tensors as they are, not copied."""
+        data = {"images": self.images, "shape": list(self.shape), "classes": list(self.classes)}
+        tensors = live_tensors(self.network, self.optimizer, self.averages)
+        return TrainState(step, seconds, self.config, data, tensors)
+
+    def snapshot(self) -> Checkpoint:
+        """Return the averaged network as it is now, in a copy of its own; all processes must ask together."""
+        made = copy.deepcopy(self.template).to(self.accelerator.device).eval()
+        values = dict(self.network.named_buffers()) | self.averages.state()[self.averages.profiles[0].name]
+        with torch.no_grad():
+            for name, tensor in (*made.named_parameters(), *made.named_buffers()):
+                tensor.copy_(whole(values[name]))
+        return Checkpoint(
+            *(made, self.schedule, self.config.prediction, self.shape, self.classes, asdict(self.config))
+        )
+
+    def update(self, step: int, batch: Batch, first: int, rate: float) -> Update:
+        """Correct the network by the images of this process, numbered from ``first``.
+
+        Raises:
+            NoAnswerError: the loss became NaN or infinite.
+            ShapeError: the network returned another shape.
+        """
+        config, accelerator = self.config, self.accelerator
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        losses, levels = [], []
+        with _seeded(config.seed, step, accelerator):
+            for number, part in enumerate(_parts(batch, config.accumulate)):
+                examples = self.draw(part, first + number * len(part.images), out=self.buffers[0])
+                is_last = number + 1 == config.accumulate
+                with nullcontext() if is_last else accelerator.no_sync(self.model):
+                    found = self._losses(examples)
+                    losses.append(found.detach())
+                    levels.append(examples.t)
+                    value = float(accelerator.reduce(torch.cat(losses).mean(), "mean")) if is_last else 0.0
+                    if not math.isfinite(value):
+                        raise NoAnswerError(
+                            f"the loss is {value} at step {step + 1}: lower the learning rate, {rate:g}"
+                        )
+                    accelerator.backward(found.mean() / config.accumulate)
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.averages.update()
+        return Update(value, torch.cat(losses), torch.cat(levels), norm)
+
+    def _losses(self, examples: Examples) -> Tensor:
+        x_0, noise, t, labels = examples
+        given, at = self.objective.ask(x_0, noise, t, out=self.buffers[1])
+        device = self.accelerator.device
+        use_bf16 = PRECISIONS[self.config.precision](device)
+        attention = WrittenOut() if use_bf16 and device.type == "cpu" else nullcontext()
+        with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16), attention:
+            output = network_output(self.model, given, at, labels)
+        return self.objective.losses(output, x_0, noise, t)
+
+
+def _profiles(config: TrainConfig) -> list[Profile]:
+    return [exponential(config.ema_decay), *(parse_profile(text) for text in config.averages)]
+
+
+def _parts(batch: Batch, count: int) -> Iterator[Batch]:
+    images, labels = batch
+    size = len(images) // count
+    for at in range(0, len(images), size):
+        yield Batch(images[at : at + size], None if labels is None else labels[at : at + size])
+
+
+@contextmanager
+def _seeded(seed: int, step: int, accelerator: Any) -> Iterator[None]:
+    """Within the block, what a network draws by itself, such as dropout, depends on seed and step alone."""
+    device = accelerator.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed((seed + (step << 20) + accelerator.process_index) % 2**63)
+        yield
+
+
+def _classes(config: TrainConfig, data: ImageData) -> tuple[str, ...]:
+    if config.class_conditional and not data.classes:
+        why = data.unlabelled or "put its images in a folder a class"
+        raise ConfigError(f"class_conditional, but {config.data!r} has no labels to train on: {why}")
+    return tuple(data.classes or ()) if config.class_conditional else ()
+
+
+def _new_network(config: TrainConfig, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    out_channels = VARIANCES[config.variance] * shape[0]
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(config.seed)
+        return unet(shape, channels=config.channels, classes=classes, out_channels=out_channels)
