@@ -26,14 +26,18 @@ def watched(steps: Iterable[TrainStep], total: int, start: int, shown: bool | No
     """
     lines = shown is None and not sys.stderr.isatty()
     began = told = time.monotonic()
-    for last in track(steps, total - start, "training", shown=shown):
+    for last in track(steps, total - start, "training", shown=shown, told=_numbers):
         tell_notes()
         now = time.monotonic()
         if lines and (last.step in (start + 1, total) or now - told >= SECONDS):
             told, pace = now, (now - began) / (last.step - start)
             left = f"{pace * 1000:.0f} ms an update, {_clock(pace * (total - last.step))} left"
-            print(f"step {last.step}/{total}  loss {last.loss:.4f}  rate {last.rate:.2g}  {left}", flush=True)
+            print(f"step {last.step}/{total}  {_numbers(last)}  {left}", flush=True)
     return last
+
+
+def _numbers(step: TrainStep) -> str:
+    return f"loss {step.loss:.4f}  rate {step.rate:.2g}"
 
 
 def _clock(seconds: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 __all__ = ["track"]
@@ -13,7 +13,13 @@ Item = TypeVar("Item")
 
 
 def track(
-    items: Iterable[Item], total: int, what: str, *, shown: bool | None = None, every: float | None = None
+    items: Iterable[Item],
+    total: int,
+    what: str,
+    *,
+    shown: bool | None = None,
+    every: float | None = None,
+    told: Callable[[Item], str] = lambda item: "",
 ) -> Iterator[Item]:
     """Yield the items; draw a bar on stderr while they come.
 
@@ -24,6 +30,7 @@ def track(
         shown: by default, whether stderr is a terminal and rich (of the ``train`` extra) is installed.
         every: seconds between plain lines on stderr where no bar is drawn because it is no terminal; by
             default there are none.
+        told: returns what the bar says of the newest item.
     """
     if not (sys.stderr.isatty() if shown is None else shown):
         yield from items if every is None or shown is False else _lines(items, total, what, every)
@@ -40,13 +47,14 @@ def track(
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[told]}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total, rate="")
+        task = bar.add_task(what, total=total, rate="", told="")
         for item in items:
             yield item
             speed = bar.tasks[task].speed
-            bar.update(task, advance=1, rate=f"{speed:.1f}/s" if speed else "")
+            bar.update(task, advance=1, rate=f"{speed:.1f}/s" if speed else "", told=told(item))
 
 
 def _lines(items: Iterable[Item], total: int, what: str, every: float) -> Iterator[Item]:

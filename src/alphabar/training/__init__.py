@@ -13,6 +13,7 @@ from alphabar.training.data import (
     to_uint8,
     to_unit,
 )
+from alphabar.training.doctor import Finding, TrainingWarning, examine, examine_images
 from alphabar.training.keeping import kept
 from alphabar.training.log import logged, read_log
 from alphabar.training.loop import TrainStep, train, training_data
@@ -29,12 +30,16 @@ __all__ = [
     "Averages",
     "Batch",
     "Checkpoint",
+    "Finding",
     "ImageData",
     "Objective",
     "Profile",
     "TrainConfig",
     "TrainStep",
+    "TrainingWarning",
     "check_place",
+    "examine",
+    "examine_images",
     "exponential",
     "has_bfloat16",
     "kept",

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import os
+import platform
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+import alphabar
 from alphabar.errors import ConfigError, MissingExtraError
 
-__all__ = ["any_process", "is_main", "make_accelerator", "prepare", "share_of", "whole"]
+__all__ = [
+    "any_process",
+    "describe_machine",
+    "is_main",
+    "make_accelerator",
+    "prepare",
+    "share_of",
+    "summed",
+    "whole",
+]
 
 
 def make_accelerator() -> Any:
@@ -66,6 +78,12 @@ def any_process(flag: bool) -> bool:
     return bool(found)
 
 
+def summed(tensor: Tensor) -> Tensor:
+    """Return the sum of the tensors of all processes, which must ask together."""
+    total: Tensor = make_accelerator().reduce(tensor, "sum")
+    return total
+
+
 def is_main() -> bool:
     """Return whether this is the only process, or the first."""
     return bool(make_accelerator().is_main_process)
@@ -75,3 +93,25 @@ def whole(tensor: Tensor) -> Tensor:
     """Return a tensor, gathered where it is sharded; all processes must ask together."""
     gathered: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return gathered
+
+
+def describe_machine() -> dict[str, str]:
+    """Return the versions and the hardware that a run depends on."""
+    accelerator = make_accelerator()
+    on_gpu = accelerator.device.type == "cuda"
+    return {
+        "alphabar": alphabar.__version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": f"{_processor()}, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name() if on_gpu else str(accelerator.device),
+        "processes": str(accelerator.num_processes),
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text("utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from alphabar.schedule import FAMILIES
 from alphabar.training.checkpoint import Checkpoint
 from alphabar.training.config import TrainConfig
-from alphabar.training.data import ImageData, Progress, load_data
+from alphabar.training.data import Batch, ImageData, Progress, load_data
 from alphabar.training.engine import make_accelerator, share_of
 from alphabar.training.objective import Objective
 from alphabar.training.order import Order, batches
@@ -52,6 +52,8 @@ class TrainStep:
     """(B,) the timestep of each."""
     norm: Tensor = field(repr=False)
     """() of the gradient, before it was clipped."""
+    batch: Batch = field(repr=False)
+    """The images of this process, as the data have them, and their labels."""
     snapshot: Callable[[], Checkpoint] = field(repr=False)
     """Returns the averaged network as it is now, in a copy of its own. All processes must ask together."""
     state: Callable[[], TrainState] = field(repr=False)
@@ -109,7 +111,7 @@ def train(
         found = trainer.update(step, batch, order.first(step), rate)
         yield TrainStep(
             *(step + 1, found.loss, (step + 1) * config.batch_size, rate),
-            *(found.losses, found.t, found.norm),
+            *(found.losses, found.t, found.norm, batch),
             *(trainer.snapshot, partial(trainer.state, step + 1, seconds)),
         )
 

@@ -1,0 +1,179 @@
+"""A run that is watched: its log, the notes on what goes wrong, grids of samples, trackers, the report."""
+
+import math
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from alphabar.training import TrainConfig, kept, logged, read_log, train
+from alphabar.training.data import ImageData
+from alphabar.training.doctor import TrainingWarning, examine, examine_images
+
+CONFIG = TrainConfig(channels=(8, 16), steps=6, batch_size=40, warmup=1, precision="float32")
+
+
+def run(folder, config=CONFIG, *, every=3, **kwargs):
+    *_, last = logged(train(config, **kwargs), folder, every=every)
+    return last
+
+
+# --- the log ---
+
+
+def test_the_loss_by_level_is_that_of_each_image_put_in_its_part_of_t(tmp_path):
+    config = replace(CONFIG, timesteps="logit_normal", diffusion_steps=30)
+    losses, t = [], []
+    for step in logged(train(config), tmp_path, every=3):
+        losses += step.losses.tolist()
+        t += step.t.tolist()
+    entry = read_log(tmp_path)[1]  # of updates 2 and 3
+    losses, t = losses[40:120], t[40:120]
+    for part in range(10):
+        here = [loss for loss, at in zip(losses, t, strict=True) if 3 * part <= at < 3 * part + 3]
+        assert entry["levels"]["share"][part] == pytest.approx(len(here) / 80)
+        if here:
+            assert entry["levels"]["loss"][part] == pytest.approx(sum(here) / len(here), rel=1e-6)
+        else:
+            assert entry["levels"]["loss"][part] is None
+    assert entry["loss"] == pytest.approx(sum(losses) / 80, rel=1e-5)
+
+
+def test_the_first_line_of_each_part_says_settings_data_and_machine(tmp_path):
+    run(tmp_path)
+    for _ in kept(train(CONFIG), tmp_path, every=6):
+        pass
+    *_, _ = logged(train(replace(CONFIG, steps=12), resume=tmp_path), tmp_path, every=3)
+    entries = read_log(tmp_path)
+    assert [entry["step"] for entry in entries if "run" in entry] == [1, 9]
+    about = entries[0]["run"]
+    assert about["settings"]["batch_size"] == 40
+    assert about["data"]["images"] == 1797
+    assert about["machine"]["torch"] == torch.__version__
+    assert all(entry["pixels"]["mean"] == pytest.approx(-0.39, abs=0.1) for entry in entries)
+    assert all(entry["moved"]["network"] > 0 and entry["moved"]["averages"] > 0 for entry in entries[1:])
+
+
+def test_two_processes_log_what_one_does(tmp_path):
+    program = (
+        "import sys\n"
+        "from alphabar.training import TrainConfig, logged, train\n"
+        "c = TrainConfig(channels=(8,), steps=3, batch_size=20, precision='float32')\n"
+        "for _ in logged(train(c), sys.argv[1], every=3): pass"
+    )
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    found = []
+    for name, launcher in (("one", []), ("two", [sys.executable, *launch])):
+        command = [*launcher, sys.executable, "-c", program, str(tmp_path / name)]
+        subprocess.run(command, env=environment, capture_output=True, check=True)
+        found.append(read_log(tmp_path / name))
+    one, two = found
+    assert [entry["step"] for entry in two] == [1, 3]
+    for a, b in zip(one, two, strict=True):
+        assert b["levels"]["share"] == a["levels"]["share"]
+        assert b["levels"]["loss"] == pytest.approx(a["levels"]["loss"], rel=1e-5)
+    assert two[0]["run"]["machine"]["processes"] == "2"
+
+
+# --- notes ---
+
+
+def line(**changes):
+    return {"step": 1, "loss": 0.1, "norm": 1.0, **changes}
+
+
+def names(entries):
+    return [finding.name for finding in examine(entries)]
+
+
+def test_a_loss_far_above_its_best_for_long_is_named():
+    falling = [line(loss=1 / k) for k in range(1, 41)]
+    assert names(falling) == []
+    assert names([*falling, line(loss=0.3)]) == []  # one line
+    assert names([*falling, *[line(loss=0.2)] * 10]) == ["the loss rose"]
+    assert names([*falling, *[line(loss=0.05)] * 10]) == []
+    assert "--learning-rate" in examine([*falling, *[line(loss=0.2)] * 10])[0].remedy
+
+
+def test_norms_that_explode_or_vanish_are_named():
+    usual = [line(norm=0.5 + k % 3) for k in range(15)]
+    assert names([*usual, line(norm=9.0)]) == []
+    assert names([*usual, line(norm=90.0)]) == ["the gradient exploded"]
+    assert names([line(norm=None)]) == ["the gradient exploded"]
+    assert names([line(norm=0.0)]) == ["the network does not learn"]
+
+
+def test_averages_that_stand_still_are_named_only_where_the_weights_move():
+    assert names([line(moved={"network": 0.01, "averages": 0.0})]) == ["the averages stand still"]
+    assert names([line(moved={"network": 0.01, "averages": 1e-9})]) == []
+    assert names([line(moved={"network": 1e-6, "averages": 0.0})]) == []
+
+
+def test_samples_whose_mean_leaves_that_of_the_data_are_named():
+    def grids(*means, spread=0.1):
+        pixels = {"mean": -0.4, "spread": spread}
+        return [line(samples={"mean": mean, "count": 16}, pixels=pixels) for mean in means]
+
+    assert names(grids(-0.3, -0.2, 0.1)) == ["the samples drift"]
+    assert names(grids(0.1, -0.2, -0.3)) == []  # towards the data
+    assert names(grids(-0.35, -0.34, -0.33)) == []  # near
+    assert names(grids(-0.3, -0.2, 0.1, spread=0.6)) == []  # data as diverse as this
+    assert names([*grids(-0.3, -0.2, 0.1), line(pixels={"mean": -0.4, "spread": 0.1})]) == []  # no new grid
+
+
+def test_batches_that_cannot_be_meant_are_named():
+    def of(images):
+        return [finding.name for finding in examine_images(images)]
+
+    draw = torch.Generator().manual_seed(0)
+    bytes_ = torch.randint(256, (4, 1, 8, 8), generator=draw, dtype=torch.uint8)
+    unit = torch.rand(4, 1, 8, 8, generator=draw) * 2 - 1
+    assert of(bytes_) == of(unit) == of(bytes_[:1]) == []
+    assert of(unit * 2) == ["images outside [−1, 1]"]
+    assert of(unit.masked_fill(unit > 0.9, math.nan)) == ["images outside [−1, 1]"]
+    assert of(bytes_[:1].expand(4, -1, -1, -1)) == ["all images are equal"]
+    assert of(bytes_ // 128) == ["the images are black"]
+
+
+class Still(nn.Module):
+    """A network whose answer depends on no parameter that matters."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x, t):
+        return x + 0 * self.factor.sum()
+
+
+def test_a_note_is_told_once_and_stands_in_the_log(tmp_path):
+    one = ImageData(torch.full((50, 1, 8, 8), 7, dtype=torch.uint8))
+    with pytest.warns(TrainingWarning) as said:
+        run(tmp_path, data=one, network=Still(), every=1)
+    assert len(said) == 2
+    assert "step 1: the network does not learn: the norm of its gradient is 0; let" in str(said[0].message)
+    notes = [note["name"] for entry in read_log(tmp_path) for note in entry.get("notes", ())]
+    assert notes == ["the network does not learn", "all images are equal"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prediction": "v_prediction", "timesteps": "logit_normal", "ema_decay": 0.99},  # the demo's
+        {"prediction": "epsilon", "schedule": "linear", "timesteps": "uniform", "loss": "min_snr"},
+        {"prediction": "flow", "schedule": "rectified_flow", "class_conditional": True},
+        {"prediction": "sample", "learning_rate": 1e-4, "ema_decay": 0.9999, "batch_size": 8},
+    ],
+)
+def test_ordinary_trainings_raise_no_alarm(changes, tmp_path):
+    config = replace(CONFIG, **{"steps": 60, **changes})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TrainingWarning)
+        run(tmp_path, config, every=2)
+    assert len(read_log(tmp_path)) == 31
