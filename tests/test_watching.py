@@ -6,12 +6,21 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
+from accelerate import tracking
+from accelerate.tracking import GeneralTracker
+from accelerate.utils import LoggerType
+from cases import check_error
 from torch import nn
 
-from alphabar.training import TrainConfig, kept, logged, read_log, train
+from alphabar.cli import plots
+from alphabar.cli._main import run as run_command
+from alphabar.cli.watching import TRACKERS, Grids, check_tracker, remove_grids, tracked
+from alphabar.errors import ConfigError, UnknownNameError
+from alphabar.training import TrainConfig, check_place, kept, logged, read_log, train
 from alphabar.training.data import ImageData
 from alphabar.training.doctor import TrainingWarning, examine, examine_images
 
@@ -177,3 +186,101 @@ def test_ordinary_trainings_raise_no_alarm(changes, tmp_path):
         warnings.simplefilter("error", TrainingWarning)
         run(tmp_path, config, every=2)
     assert len(read_log(tmp_path)) == 31
+
+
+# --- grids of samples ---
+
+
+def test_grids_come_from_the_same_noise_and_leave_the_training_as_it_is(tmp_path):
+    def states(also):
+        return [
+            {name: tensor.clone() for name, tensor in step.state().tensors.items()}
+            for step in logged(train(CONFIG), tmp_path, every=3, also=also)
+        ]
+
+    grids = Grids(tmp_path, 2)
+    for alone, watched in zip(states(lambda step: {}), states(grids), strict=True):
+        assert all(torch.equal(alone[name], watched[name]) for name in alone)
+    paths = sorted((tmp_path / "samples").iterdir())
+    assert [path.name for path in paths] == [f"step-{step:08}.png" for step in (2, 4, 6)]
+    assert [entry["step"] for entry in read_log(tmp_path) if "samples" in entry] == [3, 6]
+    before = [path.read_bytes() for path in paths]
+    states(grids)
+    assert [path.read_bytes() for path in paths] == before
+    assert before[0] != before[1]
+
+
+def test_a_run_that_goes_on_removes_the_grids_after_its_checkpoint_and_nothing_else(tmp_path):
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    (folder / "step-00000009.png").write_bytes(b"of somebody else")
+    for step in (3, 6):
+        plots.grid(torch.zeros(1, 1, 8, 8), folder / f"step-{step:08}.png")
+    remove_grids(tmp_path, 3)
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000003.png", "step-00000009.png"]
+
+
+def test_a_grid_that_cannot_be_written_is_a_note_and_training_goes_on(tmp_path):
+    (tmp_path / "samples").write_text("in the way")
+    with pytest.warns(TrainingWarning, match="no samples at step 6"):
+        *_, last = logged(train(CONFIG), tmp_path, also=Grids(tmp_path, 6))
+    assert last.step == 6
+    check_error(lambda: Grids(tmp_path, 0), ConfigError, "samples_every is 0")
+
+
+def test_a_run_with_all_that_is_watched_can_be_trained_into_again(tmp_path, capsys):
+    options = ["--steps", "2", "--batch-size", "8", "--channels", "8", "--samples-every", "1", "--out"]
+    for more in ([], ["--overwrite"]):
+        assert run_command(["train", "digits", *options, str(tmp_path / "run"), *more]) == 0
+    for name in ("samples", "log.jsonl", "report.html", "tensorboard"):
+        (tmp_path / "new" / name).mkdir(parents=True)
+    check_place(tmp_path / "new")
+
+
+# --- trackers ---
+
+
+class Fake(GeneralTracker):
+    name, requires_logging_directory, tracker = "trackio", False, None
+    lines: ClassVar[list] = []
+
+    def __init__(self, project, **options):
+        super().__init__(_blank=True)
+
+    def start(self):
+        pass
+
+    def store_init_configuration(self, values):
+        self.lines.append(values)
+
+    def log(self, values, step=None):
+        self.lines.append((step, values))
+
+    def finish(self):
+        self.lines.append("finished")
+
+
+def test_a_tracker_is_handed_the_settings_and_the_numbers_of_each_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "trackio", Fake)
+    monkeypatch.setattr(tracking, "_available_trackers", [LoggerType.TRACKIO])
+    monkeypatch.setattr(Fake, "lines", [])
+    with tracked("trackio", tmp_path, {"seed": 3, "channels": (8,)}) as tell:
+        for _ in logged(train(CONFIG), tmp_path, every=3, tell=tell):
+            pass
+    settings, *lines, end = Fake.lines
+    assert settings == {"seed": 3, "channels": "(8,)"}
+    for (step, values), entry in zip(lines, read_log(tmp_path), strict=True):
+        assert step == entry["step"]
+        assert values["loss"] == entry["loss"]
+        assert values["loss by level/9"] == entry["levels"]["loss"][9]
+    assert end == "finished"
+
+
+def test_a_tracker_that_is_not_there_is_refused_with_what_to_install(monkeypatch):
+    for name in ("tensorboard", "wandb", "trackio"):
+        monkeypatch.setitem(TRACKERS, name, lambda: False)
+        check_error(lambda n=name: check_tracker(n), ConfigError, "not installed", f"pip install {name}")
+    check_error(lambda: check_tracker("excel"), UnknownNameError, "'tensorboard'", "'wandb'")
+    assert check_tracker(None) == check_tracker("none") == "none"
+    monkeypatch.setitem(TRACKERS, "tensorboard", lambda: True)
+    assert check_tracker(None) == "tensorboard"

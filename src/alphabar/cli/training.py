@@ -17,12 +17,13 @@ from alphabar.cli._arguments import (
     check_apart,
     check_memory,
     check_seed,
+    one_of,
     readable,
     tell_notes,
     wrote,
 )
 from alphabar.cli._signals import signals
-from alphabar.cli.watching import watched
+from alphabar.cli.watching import TRACKERS, Grids, check_tracker, remove_grids, tracked, watched
 from alphabar.errors import AlphabarError, CheckpointError, ConfigError
 from alphabar.samplers import track
 from alphabar.training import (
@@ -69,11 +70,16 @@ class Train(TrainConfig):
     """How many checkpoints stay."""
     log_every: int = 50
     """Updates between lines of log.jsonl."""
+    samples_every: int | None = None
+    """Updates between grids of 16 samples, from the same noise each time, in the run's folder samples."""
+    tracker: str | None = one_of(TRACKERS, None)
+    """Where the lines of the log go too; by default to TensorBoard where it is installed."""
 
     def __call__(self) -> None:
         """Train with a progress bar, and keep the averaged network, checkpoints and a log."""
         config = TrainConfig(**{each.name: getattr(self, each.name) for each in fields(TrainConfig)})
         check_seed(config.seed)
+        grids, tracker = Grids(self.out, self.samples_every), check_tracker(self.tracker)
         main_process = is_main()
         check_apart(config.data, self.out)
         begun = step_of(self.out)
@@ -88,7 +94,9 @@ class Train(TrainConfig):
         if main_process:
             checkpoint.check_place(self.out, also=(LOSS,), size=size)
         tell_notes()
-        with signals("this step") as stop:
+        if main_process:
+            remove_grids(self.out, begun if is_resumed and begun else 0)
+        with signals("this step") as stop, tracked(tracker, self.out, asdict(config)) as tell:
             steps = train(config, data=data, resume=self.out if is_resumed else None)
             saved = kept(
                 steps,
@@ -98,7 +106,7 @@ class Train(TrainConfig):
                 keep=self.keep,
                 stop=stop,
             )
-            entries = logged(saved, self.out, every=self.log_every)
+            entries = logged(saved, self.out, every=self.log_every, also=grids, tell=tell)
             last = watched(entries, config.steps, begun if is_resumed and begun else 0, shown)
         result = last.snapshot()
         if main_process:

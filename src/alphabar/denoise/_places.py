@@ -25,7 +25,9 @@ __all__ = [
 DESCRIPTION = "alphabar.json"
 
 HIDDEN = ".alphabar-"  # how the names begin of what a killed process leaves behind
-KEPT = frozenset({"checkpoints", "averages", "log.jsonl"})  # of a run that has no result yet
+KEPT = frozenset(  # of a run that has no result yet
+    {"checkpoints", "averages", "log.jsonl", "samples", "report.html", "tensorboard", "wandb"}
+)
 WRITTEN = (
     *("model_index.json", "scheduler/scheduler_config.json"),
     *("unet/config.json", "unet/diffusion_pytorch_model.safetensors"),

@@ -25,8 +25,11 @@ __all__ = [
 ]
 
 
-def make_accelerator() -> Any:
+def make_accelerator(**options: Any) -> Any:
     """Return accelerate's ``Accelerator``, as the launcher's environment configures it.
+
+    Args:
+        options: further ones of ``Accelerator``, such as ``log_with``.
 
     Raises:
         MissingExtraError: accelerate is not installed.
@@ -37,7 +40,7 @@ def make_accelerator() -> Any:
     except ImportError:
         raise MissingExtraError("training", "train") from None
     has_launcher = "LOCAL_RANK" in os.environ  # without GPUs accelerate has to be told to look for processes
-    accelerator = Accelerator(cpu=has_launcher and not torch.cuda.is_available())
+    accelerator = Accelerator(cpu=has_launcher and not torch.cuda.is_available(), **options)
     asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if asked and accelerator.distributed_type == DistributedType.MULTI_CPU:
         # accelerate reads this setting on GPUs alone, though sharding works on processors too.
