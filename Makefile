@@ -39,7 +39,7 @@ format: .venv/installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# A quarter of an hour on two cores that do nothing else; ARGS="noising steps --budget 1" for less.
+# Twenty minutes on two cores that do nothing else; ARGS="noising steps --budget 1" for less.
 bench: .venv/peers
 	$(BIN)/python -m benchmarks $(ARGS)
 

@@ -3,11 +3,14 @@
 import json
 
 import pytest
+import torch
 
+from alphabar.training import ImageData, TrainConfig
+from alphabar.training.state import TrainState
 from benchmarks import check, report
 from benchmarks.__main__ import main
 from benchmarks.measure import FEWEST, Case, Result, Settings, measure, spread
-from benchmarks.subjects import SUBJECTS, subject
+from benchmarks.subjects import SUBJECTS, checkpoints, subject
 from benchmarks.subjects.growth import slope
 from benchmarks.subjects.quality import _known
 
@@ -165,3 +168,19 @@ def test_earlier_runs_of_the_same_kind_are_kept():
     assert kept == {"alphabar": {"distance": 5.0, "updates": 900}, "real": {"distance": 1.0}}
     assert _known({"cases": [case]}, {**told, "seconds": 60.0}) == {}
     assert _known({}, told) == {}
+
+
+def test_each_reading_of_a_kept_run_holds_one_checkpoint(monkeypatch):
+    written, write = [], TrainState.write
+
+    def noted(state, run):
+        written.append(state.step)
+        return write(state, run)
+
+    monkeypatch.setattr(TrainState, "write", noted)
+    data = ImageData(torch.zeros(8, 1, 8, 8, dtype=torch.uint8))
+    tried = checkpoints.Subject(TrainConfig(steps=100, batch_size=4, channels=(8,)), data, None)
+    record = checkpoints.compared("tried", lambda: tried, every=4, rounds=2).record()
+    assert written == [4, 8]  # of the readings 3 … 6 and 7 … 10
+    assert record["rounds"] == 2
+    assert record["aims"] == {"without": 0.98}

@@ -16,6 +16,7 @@ SUBJECTS = (
     "schedulers",
     "sampling",
     "training",
+    "checkpoints",
     "import_time",
     "memory",
     "growth",
