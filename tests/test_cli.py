@@ -231,8 +231,8 @@ def test_help_names_every_argument(command, capsys):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "interpolate, convert, push, demo, explore, info}"),
-        (["paint"], "noise, schedule, samplers, train, sample, edit, inpaint, interpolate, average"),
+        ([], "interpolate, average, convert, push, demo, explore, info}"),
+        (["paint"], "noise, schedule, samplers, train, report, sample, edit, inpaint, interpolate"),
         (["train", "--stepz", "3"], "--steps"),
         (["train", "--steps", "many"], "--steps"),
         (["train", "--steps", "-3"], "steps is -3"),

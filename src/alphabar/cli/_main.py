@@ -23,6 +23,7 @@ from alphabar.cli.averaging import Average
 from alphabar.cli.convert import Convert
 from alphabar.cli.explore import Explore
 from alphabar.cli.hub import Push
+from alphabar.cli.report import Report
 from alphabar.cli.sampling import Edit, Inpaint, Interpolate, Sample
 from alphabar.cli.showing import Demo, Info, Noise, Samplers, Schedule
 from alphabar.cli.training import Train, with_run
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
     "schedule": Schedule,
     "samplers": Samplers,
     "train": Train,
+    "report": Report,
     "sample": Sample,
     "edit": Edit,
     "inpaint": Inpaint,

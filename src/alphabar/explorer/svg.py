@@ -222,6 +222,10 @@ def _ticks(ends: tuple[float, float], is_log: bool, count: int) -> list[float]:
     if not is_log:
         return nice_ticks(*ends, count)
     powers = range(math.ceil(math.log10(ends[0]) - 1e-9), math.floor(math.log10(ends[1]) + 1e-9) + 1)
+    if len(powers) < 3:
+        low, high = (math.floor(math.log10(end)) for end in ends)
+        fine = (factor * 10.0**power for power in range(low, high + 1) for factor in (1, 2, 5))
+        return [value for value in fine if ends[0] <= value <= ends[1]]
     stride = math.ceil(len(powers) / 6) or 1
     return [10.0**power for power in powers[::stride]]
 
