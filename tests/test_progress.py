@@ -29,6 +29,15 @@ def test_a_bar_shows_on_a_terminal_and_yields_every_item(monkeypatch, is_termina
     assert ("letters" in stderr.getvalue()) is (is_terminal and shown is not False)
 
 
+def test_the_bar_says_what_it_is_told_of_the_newest_item(monkeypatch):
+    stderr = io.StringIO()
+    stderr.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", stderr)
+    monkeypatch.setenv("COLUMNS", "120")
+    list(track([3, 5], 2, "training", told=lambda loss: f"loss {loss / 2}"))
+    assert "loss 2.5" in stderr.getvalue()
+
+
 def test_without_rich_there_is_no_bar_and_every_item(monkeypatch):
     monkeypatch.setitem(sys.modules, "rich.console", None)
     assert list(track("abc", 3, "letters", shown=True)) == ["a", "b", "c"]
