@@ -20,10 +20,20 @@ from cases import check_error
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from alphabar.denoise.files import digest, whole_file
+from alphabar.denoise.files import digest
 from alphabar.denoise.folders import locked
 from alphabar.errors import CheckpointError, ConfigError
-from alphabar.training import TrainConfig, kept, load, logged, read_log, train
+from alphabar.training import (
+    TrainConfig,
+    kept,
+    list_snapshots,
+    load,
+    logged,
+    parse_profile,
+    read_log,
+    reconstruct,
+    train,
+)
 from alphabar.training.data import ImageData
 from alphabar.training.state import CheckpointWarning, complete, newest
 
@@ -164,6 +174,17 @@ def test_two_that_write_one_run_are_refused(tmp_path):
         os.kill(pid, 9)
         os.waitpid(pid, 0)
     run(tmp_path, until=1)
+
+
+def test_snapshots_of_the_averages_make_others_later(tmp_path):
+    *_, last = kept(train(CONFIG), tmp_path, snapshots=2)
+    snapshots = list_snapshots(tmp_path / "averages")
+    assert [each.updates for each in snapshots] == [2, 2, 4, 4, 6, 6, 8, 8]  # of two averages
+    stored = last.state().averages["power(0.1)"]
+    found, error = reconstruct(snapshots, parse_profile("power(0.1)"), 8)
+    assert error == 0
+    assert found.keys() == stored.keys()
+    assert all(torch.equal(found[name].to(tensor.dtype), tensor) for name, tensor in stored.items())
 
 
 # --- faults ---
@@ -365,10 +386,8 @@ def train_until_killed(folder, moment):
             setattr(owner, name, event(getattr(owner, name)))
         step_done = event(lambda step: step)
         begun = folder if newest(folder) else None
-        for last in kept(train(KILLED, resume=begun), folder, every=1):
-            step_done(last)
-        with whole_file(folder / "end") as draft:
-            save_file(tensors(last), draft)
+        for step in kept(train(KILLED, resume=begun), folder, every=1):
+            step_done(step)
         os._exit(0)
     finally:
         os._exit(1)
@@ -386,13 +405,15 @@ def test_killed_at_25_moments_also_within_writing_a_run_ends_as_if_undisturbed(t
     draw, kills, threads = random.Random(0), 0, torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        expected = tensors(list(train(KILLED))[-1])
+        *_, last = train(KILLED)
+        expected, average = tensors(last), last.snapshot().network.state_dict()
         for attempt in itertools.count():
             folder = tmp_path / str(attempt)
             while not train_until_killed(folder, draw.randint(1, 150)):
                 kills += 1
                 assert not (folder / "model_index.json").exists() or load(folder).shape == (1, 8, 8)
-            assert same(load_file(folder / "end"), expected)
+            assert same(load_file(folder / "checkpoints/step-00000006/state.safetensors"), expected)
+            assert same(load(folder).network.state_dict(), average)
             assert not list(folder.rglob(".step*")) + list(folder.rglob(".alphabar*"))
             if kills >= 25:
                 return

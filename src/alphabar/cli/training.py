@@ -40,6 +40,7 @@ from alphabar.training import (
     unet,
 )
 from alphabar.training.engine import is_main
+from alphabar.training.posthoc import SNAPSHOTS
 from alphabar.training.state import CHECKPOINTS, settings_of, step_of
 
 __all__ = ["Train", "with_run"]
@@ -68,6 +69,8 @@ class Train(TrainConfig):
     """Minutes between checkpoints."""
     keep: int = 2
     """How many checkpoints stay."""
+    snapshot_every: int | None = None
+    """Updates between snapshots of the averages, of which "alphabar average" makes others."""
     log_every: int = 50
     """Updates between lines of log.jsonl."""
     samples_every: int | None = None
@@ -84,6 +87,9 @@ class Train(TrainConfig):
         check_apart(config.data, self.out)
         begun = step_of(self.out)
         is_resumed = begun is not None and (self.resume or _is_restarted())
+        if is_resumed and begun is not None and begun >= self.steps:
+            print(f"{self.out} is at step {begun}, its last: give more --steps to go on")
+            return
         if main_process:  # two that try at once would be in each other's way
             self._check_place(begun)
         shown = None if main_process else False
@@ -104,6 +110,7 @@ class Train(TrainConfig):
                 every=self.checkpoint_every,
                 minutes=self.checkpoint_minutes,
                 keep=self.keep,
+                snapshots=self.snapshot_every,
                 stop=stop,
             )
             entries = logged(saved, self.out, every=self.log_every, also=grids, tell=tell)
@@ -116,14 +123,13 @@ class Train(TrainConfig):
         if self.resume and begun is None and not _is_restarted():
             raise CheckpointError(f"{self.out} has no checkpoint to go on from: train without --resume")
         if begun is not None and self.overwrite:
-            shutil.rmtree(self.out / CHECKPOINTS)
+            for folder in (CHECKPOINTS, SNAPSHOTS):
+                shutil.rmtree(self.out / folder, ignore_errors=True)
         elif begun is not None and not self.resume and not _is_restarted():
             raise CheckpointError(
                 f"{self.out} holds a run at step {begun}: go on with --resume, begin anew with --overwrite, "
                 "or choose another --out"
             )
-        elif begun is not None and begun >= self.steps:
-            raise CheckpointError(f"{self.out} is at step {begun}, its last: give more --steps to go on")
         checkpoint.check_place(self.out, also=(LOSS,))
 
     def _finish(self, last: TrainStep, result: Checkpoint, data: ImageData, *, is_stopped: bool) -> None:

@@ -22,7 +22,8 @@ from alphabar.errors import CheckpointError, ConfigError
 from alphabar.training.checkpoint import Checkpoint, save
 from alphabar.training.engine import any_process, is_main
 from alphabar.training.loop import TrainStep
-from alphabar.training.state import CHECKPOINTS, CheckpointWarning, TrainState, remove
+from alphabar.training.posthoc import SNAPSHOTS, write_snapshot
+from alphabar.training.state import CHECKPOINTS, CheckpointWarning, TrainState, clean, remove
 
 __all__ = ["kept"]
 
@@ -36,6 +37,7 @@ def kept(
     every: int | None = None,
     minutes: float | None = None,
     keep: int = 2,
+    snapshots: int | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[TrainStep]:
     """Yield the steps of a training, and keep it in a folder; at the end, what was written last is complete.
@@ -50,22 +52,27 @@ def kept(
         every: updates between checkpoints.
         minutes: minutes between checkpoints.
         keep: how many checkpoints stay.
+        snapshots: updates between snapshots of the averages, all of which stay, in ``run/averages``:
+            :func:`reconstruct` makes any other average of them.
         stop: asked after each update whether to write and end, for instance because of a signal.
 
     Raises:
-        ConfigError: every, minutes or keep is not positive.
+        ConfigError: every, minutes, keep or snapshots is not positive.
         CheckpointError: another process holds the folder, or the last checkpoint could not be written.
 
     Warns:
         CheckpointWarning: a checkpoint could not be written.
     """
-    check_count(keep=keep, **({} if every is None else {"every": every}))
+    counts = {"keep": keep, "every": every, "snapshots": snapshots}
+    check_count(**{name: count for name, count in counts.items() if count is not None})
     if minutes is not None and not minutes > 0:
         raise ConfigError(f"minutes is {minutes!r}: it must be positive")
     with (
         locked(Path(run, CHECKPOINTS, LOCK)) if is_main() else nullcontext(),
         ThreadPoolExecutor(1, "checkpoints") as thread,
     ):
+        if is_main():
+            clean(run)
         keeper = _Keeper(Path(run), keep, thread)
         written, last = time.monotonic(), None
         for last in steps:
@@ -76,6 +83,8 @@ def kept(
                 written = time.monotonic()
             elif keeper.step is None:
                 keeper.write_result(last)
+            if snapshots is not None and last.step % snapshots == 0:
+                write_snapshot(Path(run, SNAPSHOTS), last.state().averages, last.step)
             yield last
             if stopping:
                 break
@@ -136,9 +145,10 @@ class _Keeper:
             warnings.warn(f"{error}; training goes on", CheckpointWarning, stacklevel=4)
 
     def _write(self, state: TrainState, result: Checkpoint) -> None:
+        if is_main():
+            self._save(result)  # first, so that a run with its last checkpoint has its result too
         state.write(self.run)
         if is_main():
-            self._save(result)
             remove(self.run, self.keep)
 
     def _save(self, result: Checkpoint) -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "CheckpointWarning",
     "TrainState",
     "check_same",
+    "clean",
     "live_tensors",
     "newest",
     "read_into",
@@ -68,6 +69,16 @@ class TrainState:
     def is_sharded(self) -> bool:
         """Whether each process holds its own part of the tensors."""
         return any(hasattr(tensor, "full_tensor") for tensor in self.tensors.values())
+
+    @property
+    def averages(self) -> dict[str, dict[str, Tensor]]:
+        """The averages by the names of profile and parameter."""
+        found: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in self.tensors.items():
+            kind, profile, *name = key.split("/", 2)
+            if kind == "averages":
+                found.setdefault(profile, {})[name[0]] = tensor
+        return found
 
     def copied(self) -> TrainState:
         """Return the state with tensors of its own, on the processor."""
@@ -206,10 +217,14 @@ def settings_of(run: str | Path) -> TrainConfig:
 
 
 def remove(run: str | Path, keep: int) -> None:
-    """Remove all but the newest checkpoints of a run, and what killed processes left behind."""
+    """Remove all but the newest checkpoints of a run."""
     for place in complete(run)[:-keep]:
-        hidden = place.with_name(f".{place.name}-old")
-        place.rename(hidden)  # a folder that is half removed is none
+        place.rename(place.with_name(f".{place.name}-old"))  # a folder that is half removed is none
+    clean(run)
+
+
+def clean(run: str | Path) -> None:
+    """Remove what killed processes left of checkpoints; to be called by who holds the run."""
     for left in Path(run, CHECKPOINTS).glob(".step-*"):
         shutil.rmtree(left, ignore_errors=True)
 
