@@ -15,8 +15,9 @@ help:
 	@echo "make bench-check  measure again; fail where a recorded ratio was lost"
 	@echo "make clean   remove what the others made"
 
+# One process a core, each computing in one thread.
 test: lint docs
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
 # Sphinx once a language; then every link of the site is followed.
 SPHINX = $(BIN)/python -m sphinx -W --keep-going --quiet -c docs
