@@ -46,7 +46,7 @@ from alphabar.training.state import CHECKPOINTS, settings_of, step_of
 __all__ = ["Train", "with_run"]
 
 LOSS = "loss.png"  # of a run, the curve of its loss
-COPIES = 6  # of every parameter: itself, gradient, two moments, average, snapshot
+COPIES = 6  # of every parameter: itself, gradient, two moments, average, snapshot; and further averages
 
 
 @readable
@@ -183,7 +183,8 @@ def check_size(config: TrainConfig, data: ImageData) -> int:
     except Exception as error:  # numbers that overflow
         raise ConfigError(f"channels {config.channels}: no such network can be built: {error}") from error
     numbers: int = sum(parameter.numel() for parameter in network.parameters())
-    check_memory(COPIES * numbers, f"a network of {numbers:,} parameters (--channels)")
+    copies = COPIES + len(config.averages)
+    check_memory(copies * numbers, f"a network of {numbers:,} parameters (--channels)")
     widest = network.config.block_out_channels[0]
     batch = config.batch_size * height * width * (2 * channels + 2 * widest)
     check_memory(batch, f"a batch of {config.batch_size} images of {height}×{width} (--batch-size, --size)")
