@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help test demo lint format docs bench bench-check clean
+MAKEFLAGS += --jobs=2 # linter and both languages beside each other
+
+.PHONY: help test demo lint format docs docs-en docs-zh bench bench-check clean
 
 help:
 	@echo "make demo    noise a photograph, train on digits, sample new ones: open demo/index.html"
@@ -21,12 +23,13 @@ test: lint docs
 
 # Sphinx once a language; then every link of the site is followed.
 SPHINX = $(BIN)/python -m sphinx -W --keep-going --quiet -c docs
-docs: .venv/installed
-	rm -rf docs/_build
-	$(SPHINX) -D language=en -d docs/_build/doctrees/en docs/en docs/_build/html/en
-	$(SPHINX) -D language=zh_CN -d docs/_build/doctrees/zh docs/zh docs/_build/html/zh
+docs: docs-en docs-zh
 	cp docs/index.html docs/_build/html/index.html
 	$(BIN)/python docs/_site/check.py docs/_build/html
+
+docs-en docs-zh: docs-%: .venv/installed
+	rm -rf docs/_build/doctrees/$* docs/_build/html/$*
+	$(SPHINX) -D language=$(subst zh,zh_CN,$*) -d docs/_build/doctrees/$* docs/$* docs/_build/html/$*
 
 demo: .venv/installed
 	$(BIN)/alphabar demo --out demo
