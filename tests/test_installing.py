@@ -96,12 +96,11 @@ import alphabar.convert, alphabar.evaluation, alphabar.cli.demo
 """
 EXPLORER = """
 from alphabar.explorer import server
-from alphabar.explorer.asking import texts_of
 from alphabar.explorer.answers import Page
 from alphabar.explorer.pictures import Album
 from alphabar.explorer.reverse import Run
 from alphabar.training import TrainConfig
-server.application(Page(Album(None, texts_of("en")), Run(None, TrainConfig())))
+server.application(Page(Album(), Run(None, TrainConfig())))
 """
 COMMAND = """
 import runpy

@@ -296,8 +296,7 @@ class IndexScheduler(Adapter):
         levels = self._run.grid.levels
         t, s = levels[int(row.t)], levels[int(row.s)]
         draws = self.always_draws or row.is_random
-        step = Step.of(row, t, s, self._parameterisation, scale=self.scale, draws=draws, **start)
-        return step if self._changes_x_0 else step.written_out()
+        return Step.of(row, t, s, self._parameterisation, scale=self.scale, draws=draws, **start)
 
     # --- noising ---
 

@@ -200,7 +200,8 @@ class HeunDiscreteScheduler(IndexScheduler):
         rest = second.x - of_x
         history = (second.history[0], second.history[1] + rest * first.history[0])
         start = self._run.grid.levels[int(first.t)]
-        return self._step_of(replace(second, x=of_x, history=history), of_start=rest * first.x, start=start)
+        step = self._step_of(replace(second, x=of_x, history=history), of_start=rest * first.x, start=start)
+        return step if self._changes_x_0 else step.written_out()
 
     @property
     def state_in_first_order(self) -> bool:

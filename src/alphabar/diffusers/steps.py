@@ -191,7 +191,8 @@ class Step:
 
     def without_x_0(self) -> Step:
         """Return the step written out, where nothing else asks for x̂_0."""
-        return replace(self.written_out(), x_0=None, kept=None)
+        written = self.written_out()
+        return replace(written, x_0=None, prev_sample=written.prev_sample[: HISTORY - 1], kept=None)
 
     @cached_property
     def terms(self) -> tuple[Coefficients, tuple[int, ...]]:
