@@ -5,11 +5,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 MAKEFLAGS += --jobs=2 # linter and both languages beside each other
 
-.PHONY: help test demo lint format docs docs-en docs-zh bench bench-check clean
+.PHONY: help test test-long demo lint format docs docs-en docs-zh bench bench-check clean
 
 help:
 	@echo "make demo    noise a photograph, train on digits, sample new ones: open demo/index.html"
 	@echo "make test    linter, type checker, tests, examples in the documentation, the site"
+	@echo "make test-long  the tests of several processes that are left out there"
 	@echo "make docs    this documentation as a site, in English and Chinese: docs/_build/html/index.html"
 	@echo "make lint    linter and type checker alone"
 	@echo "make format  lay the code out as the linter wants it"
@@ -19,7 +20,10 @@ help:
 
 # One process a core, each computing in one thread.
 test: lint docs
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not long"
+
+test-long: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m long tests
 
 # Sphinx once a language; then every link of the site is followed.
 SPHINX = $(BIN)/python -m sphinx -W --keep-going --quiet -c docs

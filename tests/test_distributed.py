@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from alphabar.training import load
 from alphabar.training.state import newest
 
+pytestmark = pytest.mark.long
+
 SCRIPT = Path(__file__).with_name("distributed.py")
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}
 

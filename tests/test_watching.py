@@ -68,6 +68,7 @@ def test_the_first_line_of_each_part_says_settings_data_and_machine(tmp_path):
     assert all(entry["moved"]["network"] > 0 and entry["moved"]["averages"] > 0 for entry in entries[1:])
 
 
+@pytest.mark.long
 def test_two_processes_log_what_one_does(tmp_path):
     program = (
         "import sys\n"
