@@ -13,7 +13,7 @@ from alphabar.cli import main, training
 from alphabar.cli import sampling as commands
 from alphabar.cli._main import COMMANDS
 from alphabar.samplers import REGISTRY, SOLVERS, ranking
-from alphabar.training import load_data
+from alphabar.training import load_data, read_log
 
 TRAIN = ["--steps", "2", "--batch-size", "4", "--channels", "8", "--precision", "float32"]
 
@@ -81,6 +81,19 @@ def test_training_again_leaves_what_others_keep_in_the_run(tmp_path):
     for name in ("photo.png", "samples/mine.png", "unet/notes.txt"):
         assert (place / name).read_bytes() == b"precious"
     assert (place / "loss.png").read_bytes() != old
+
+
+def test_what_torchrun_starts_again_goes_on_also_where_it_began_anew(tmp_path, monkeypatch, capsys):
+    place = tmp_path / "run"
+    again = ["train", *TRAIN, "--log-every", "1", "--overwrite", "--out", str(place)]
+    assert main(again) == 0
+    kept = (place / "checkpoints/step-00000002/state.safetensors").read_bytes()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert main(again) == 0
+    assert "at step 2, its last" in capsys.readouterr().out
+    assert (place / "checkpoints/step-00000002/state.safetensors").read_bytes() == kept
+    assert main([*again, "--steps", "3"]) == 0
+    assert [entry["step"] for entry in read_log(place)] == [1, 2, 3]
 
 
 def test_where_training_may_not_write_is_said_before_it_begins(tmp_path, capsys, monkeypatch):

@@ -86,9 +86,9 @@ class Train(TrainConfig):
         main_process = is_main()
         check_apart(config.data, self.out)
         begun = step_of(self.out)
-        is_resumed = begun is not None and (self.resume or _is_restarted())
-        if is_resumed and begun is not None and begun >= self.steps:
-            print(f"{self.out} is at step {begun}, its last: give more --steps to go on")
+        start = begun if self.resume and begun else 0
+        if start >= self.steps:
+            print(f"{self.out} is at step {start}, its last: give more --steps to go on")
             return
         if main_process:  # two that try at once would be in each other's way
             self._check_place(begun)
@@ -101,9 +101,9 @@ class Train(TrainConfig):
             checkpoint.check_place(self.out, also=(LOSS,), size=size)
         tell_notes()
         if main_process:
-            remove_grids(self.out, begun if is_resumed and begun else 0)
+            remove_grids(self.out, start)
         with signals("this step") as stop, tracked(tracker, self.out, asdict(config)) as tell:
-            steps = train(config, data=data, resume=self.out if is_resumed else None)
+            steps = train(config, data=data, resume=self.out if start else None)
             saved = kept(
                 steps,
                 self.out,
@@ -114,7 +114,7 @@ class Train(TrainConfig):
                 stop=stop,
             )
             entries = logged(saved, self.out, every=self.log_every, also=grids, tell=tell)
-            last = watched(entries, config.steps, begun if is_resumed and begun else 0, shown)
+            last = watched(entries, config.steps, start, shown)
         result = last.snapshot()
         if main_process:
             self._finish(last, result, data, is_stopped=stop())
@@ -125,7 +125,7 @@ class Train(TrainConfig):
         if begun is not None and self.overwrite:
             for folder in (CHECKPOINTS, SNAPSHOTS):
                 shutil.rmtree(self.out / folder, ignore_errors=True)
-        elif begun is not None and not self.resume and not _is_restarted():
+        elif begun is not None and not self.resume:
             raise CheckpointError(
                 f"{self.out} holds a run at step {begun}: go on with --resume, begin anew with --overwrite, "
                 "or choose another --out"
@@ -165,7 +165,7 @@ def with_run(command: Train, parse: Callable[[Train], Train]) -> Train:
     again = parse(replace(command, **{**settings, **off}, out=out, resume=False, overwrite=False))
     on: dict[str, Any] = {name: True for name, value in switched.items() if value}
     data = settings["data"] if is_run else again.data
-    return replace(again, **on, data=data, out=out, resume=True)
+    return replace(again, **on, data=data, out=out, resume=True, overwrite=False)
 
 
 def check_size(config: TrainConfig, data: ImageData) -> int:
