@@ -11,7 +11,6 @@ processes and however often they were killed.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -32,6 +31,7 @@ from alphabar.denoise.files import held, read_json, remove_drafts, whole_file
 from alphabar.errors import CheckpointError, ConfigError
 from alphabar.samplers import track
 from alphabar.training import to_unit
+from alphabar.training.engine import needs_cpu
 
 __all__ = ["RECORD", "Settings", "Source", "draw", "grid_of", "processes"]
 
@@ -86,8 +86,7 @@ def grid_of(place: Path) -> Path:
 
 def processes() -> Any:
     """Return what this process knows of the others, under ``torchrun`` or ``accelerate launch``."""
-    on_cpus = "LOCAL_RANK" in os.environ and not torch.cuda.is_available()  # accelerate has to be told
-    return PartialState(cpu=on_cpus, timeout=LONGEST)
+    return PartialState(cpu=needs_cpu(), timeout=LONGEST)
 
 
 def draw(place: Path, settings: Settings, source: Source, *, replace: bool) -> None:

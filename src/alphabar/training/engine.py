@@ -18,6 +18,7 @@ __all__ = [
     "describe_machine",
     "is_main",
     "make_accelerator",
+    "needs_cpu",
     "prepare",
     "share_of",
     "summed",
@@ -39,14 +40,18 @@ def make_accelerator(**options: Any) -> Any:
         from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
     except ImportError:
         raise MissingExtraError("training", "train") from None
-    has_launcher = "LOCAL_RANK" in os.environ  # without GPUs accelerate has to be told to look for processes
-    accelerator = Accelerator(cpu=has_launcher and not torch.cuda.is_available(), **options)
+    accelerator = Accelerator(cpu=needs_cpu(), **options)
     asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if asked and accelerator.distributed_type == DistributedType.MULTI_CPU:
         # accelerate reads this setting on GPUs alone, though sharding works on processors too.
         accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
         accelerator.state.distributed_type = DistributedType.FSDP
     return accelerator
+
+
+def needs_cpu() -> bool:
+    """Return whether accelerate has to be told ``cpu=True``, so that it finds processes without GPUs."""
+    return "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
 
 
 def share_of(batch_size: int, accumulate: int, accelerator: Any) -> int:

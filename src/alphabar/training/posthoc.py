@@ -28,6 +28,7 @@ from alphabar.denoise.files import whole_file
 from alphabar.errors import CheckpointError, ConfigError, MissingExtraError
 from alphabar.kernels import all_finite, lincomb
 from alphabar.training.averages import Profile, parse_profile
+from alphabar.training.engine import whole
 
 __all__ = ["SNAPSHOTS", "Snapshot", "list_snapshots", "post_hoc_weights", "reconstruct", "write_snapshot"]
 
@@ -121,16 +122,16 @@ def write_snapshot(folder: str | Path, state: Mapping[str, Mapping[str, Tensor]]
     library = _safetensors()
     rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
     for name, mean in state.items():
-        whole: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         for key, value in mean.items():
-            gathered = value.full_tensor() if hasattr(value, "full_tensor") else value
+            gathered = whole(value)
             if rank == 0:
-                whole[key] = gathered.detach().cpu().contiguous()
+                tensors[key] = gathered.detach().cpu().contiguous()
         if rank == 0:
             path = Path(folder, f"step-{updates:08}", f"{name}.safetensors")
             try:
                 with whole_file(path) as draft:
-                    library.torch.save_file(whole, draft, {"profile": name, "updates": str(updates)})
+                    library.torch.save_file(tensors, draft, {"profile": name, "updates": str(updates)})
             except (OSError, library.SafetensorError) as error:
                 raise CheckpointError(f"{path} cannot be written: {error}") from error
 

@@ -35,10 +35,13 @@ __all__ = [
     "TrainState",
     "check_same",
     "clean",
+    "complete",
     "live_tensors",
     "newest",
     "read_into",
     "remove",
+    "settings_of",
+    "step_of",
 ]
 
 CHECKPOINTS = "checkpoints"
@@ -167,7 +170,7 @@ def read_into(place: Path, tensors: Mapping[str, Tensor]) -> None:
         there = {name: tuple(data.size) for name, data in stored.items()}
         here = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if there != here:
-            name = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))[0]
+            name = min(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
             was, is_now = there.get(name, "nothing"), here.get(name, "nothing")
             raise CheckpointError(
                 f"{place} belongs to another network: {name} is {was} there, {is_now} in this run"

@@ -151,12 +151,10 @@ class Trainer:
                     found = self._losses(examples)
                     losses.append(found.detach())
                     levels.append(examples.t)
-                    value = float(accelerator.reduce(torch.cat(losses).mean(), "mean")) if is_last else 0.0
-                    if not math.isfinite(value):
-                        raise NoAnswerError(
-                            f"the loss is {value} at step {step + 1}: lower the learning rate, {rate:g}"
-                        )
                     accelerator.backward(found.mean() / config.accumulate)
+        value = float(accelerator.reduce(torch.cat(losses).mean(), "mean"))
+        if not math.isfinite(value):
+            raise NoAnswerError(f"the loss is {value} at step {step + 1}: lower the learning rate, {rate:g}")
         norm = accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
