@@ -77,10 +77,10 @@ def is_off_by_one(case):
     return {abs(x - y) for x, y in zip(ours, theirs, strict=False)} | {0} == {0, 1}
 
 
-def begins_with_equal_t(case):
+def repeats_the_first_t(case):
     is_looked_up = hasattr(case.peer, "step_index") and not case.options.get("begin")
     timesteps = timesteps_of(case.peer, case) if is_looked_up else []
-    return timesteps[:1] == timesteps[1:2] != []
+    return any(t == timesteps[0] for t in timesteps[1:])
 
 
 def repeats(case):
@@ -141,8 +141,8 @@ DEVIATIONS = (
         example("PNDM", prediction_type="sample"),
     ),
     Deviation(
-        "two equal t at the start: the run begins with the second, and ends beyond the last",
-        begins_with_equal_t,
+        "the first t occurs again: the run begins with the second, and ends beyond the last",
+        repeats_the_first_t,
         example("UniPCMultistep", 10, use_karras_sigmas=True, **COSINE),
     ),
     Deviation(
