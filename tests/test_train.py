@@ -25,7 +25,7 @@ from alphabar.training.data import ImageData, load_data
 from alphabar.training.loop import train
 from alphabar.training.loss import LOSSES
 from alphabar.training.objective import VARIANCES
-from alphabar.training.order import Order
+from alphabar.training.order import Order, cores
 from alphabar.training.timesteps import TIMESTEPS
 
 TINY = TrainConfig(channels=(8, 16), steps=4, batch_size=16, warmup=1, precision="float32")
@@ -89,6 +89,17 @@ def test_every_image_comes_once_an_epoch_in_an_order_of_its_own():
     numbers = [number for batch in order for number in batch]
     assert sorted(numbers[:10]) == sorted(numbers[10:20]) == list(range(10))
     assert numbers[:10] != numbers[10:20]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no such call on this system")
+def test_only_the_processors_that_the_process_may_use_are_counted():
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert cores() == len(allowed)
 
 
 def test_processes_share_a_batch_without_gap_or_overlap():

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from alphabar.training.data import Batch, ImageData
 from alphabar.training.permutation import permuted_in_blocks
 
-__all__ = ["Order", "batches"]
+__all__ = ["Order", "batches", "cores"]
 
 Step = TypeVar("Step", int, Tensor)
 AHEAD = 4096  # images whose order is computed at once: it costs about as much as that of ten
@@ -61,6 +61,12 @@ class Order:
             yield from images.tolist()
 
 
+def cores() -> int:
+    """Return how many processors this process may use, which taskset or SLURM can make few."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def batches(data: ImageData, order: Order, device: torch.device) -> Iterator[Batch]:
     """Yield the batches on the device; data that fit in memory are moved there once, as bytes."""
     if data.tensor is not None:
@@ -68,7 +74,7 @@ def batches(data: ImageData, order: Order, device: torch.device) -> Iterator[Bat
         for indices in order:
             yield Batch(held[indices], None if known is None else known[indices])
         return
-    workers = min(4, os.cpu_count() or 1)
+    workers = min(4, cores())
     pinned = device.type == "cuda"
     ahead = 4  # batches a worker: where a window of blocks begins, its row groups are read first
     loader = DataLoader(
