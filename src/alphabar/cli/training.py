@@ -93,9 +93,7 @@ class Train(TrainConfig):
         if main_process:  # two that try at once would be in each other's way
             self._check_place(begun)
         shown = None if main_process else False
-        data = training_data(
-            config, progress=lambda rows: track(rows, len(list(rows)), "reading", shown=shown)
-        )
+        data = training_data(config, progress=lambda rows: track(rows, len(rows), "reading", shown=shown))
         size = check_size(config, data)
         if main_process:
             checkpoint.check_place(self.out, also=(LOSS,), size=size)

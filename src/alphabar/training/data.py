@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "ImageData", "load_data", "read_image", "sample_photograph", "to_uint8", "to_unit"]
 
-Progress = Callable[[Iterable[int]], Iterable[int]]
+Progress = Callable[[range], Iterable[int]]
 REMEDY = " (repair it, remove it, or leave out all such images by skip_broken=True, --skip-broken)"
 
 
@@ -209,7 +209,7 @@ def load_data(
 def _readable(store: Store, progress: Progress) -> tuple[_Encoded, dict[str, str]]:
     """Return the images of a store that can be read; and by their names, why the others cannot."""
     encoded, kept, skipped = _Encoded(store, range(len(store))), array("q"), {}
-    for place in progress(encoded.rows):
+    for place in progress(range(len(store))):
         if trouble := encoded.trouble(place):
             skipped[encoded.name(place)] = trouble
         else:
