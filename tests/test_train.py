@@ -13,14 +13,14 @@ from cases import Known, check_error
 from torch import nn
 
 from alphabar import DDPM, Clipped, NoiseSchedule, inpaint, sample
-from alphabar.errors import ConfigError, NoAnswerError, UnknownNameError
+from alphabar.errors import ConfigError, DataError, NoAnswerError, UnknownNameError
 from alphabar.kernels import Address
 from alphabar.process import PARAMETERISATIONS, addressed, coefficients_table
 from alphabar.samplers.editing import KNOWN
 from alphabar.schedule import FAMILIES
 from alphabar.training import load, save, streams
 from alphabar.training import loop as training
-from alphabar.training.config import PRECISIONS, TrainConfig
+from alphabar.training.config import GIVEN, PRECISIONS, TrainConfig
 from alphabar.training.data import ImageData, load_data
 from alphabar.training.loop import train
 from alphabar.training.loss import LOSSES
@@ -155,6 +155,19 @@ def test_a_snapshot_is_the_average_and_stays_what_it_was():
     assert early.network.factor.item() == kept
     assert last.snapshot().network.factor.item() != network.factor.item()
     assert early.training["seed"] == 0
+
+
+def test_a_run_records_the_data_that_it_was_trained_on():
+    def recorded(data):
+        step = next(train(replace(TINY, data="digits"), data=data, network=Scale()))
+        assert step.state().config.data == step.snapshot().training["data"]
+        return step.snapshot().training["data"]
+
+    digits = load_data("digits")
+    assert recorded(None) == recorded(digits) == "digits"
+    assert recorded(digits.subset(range(900))) == "900 of digits"
+    assert recorded(ImageData(torch.zeros(4, 1, 8, 8, dtype=torch.uint8))) == GIVEN
+    check_error(lambda: next(train(replace(TINY, data=GIVEN))), DataError, "hand them over again")
 
 
 def test_the_clock_can_end_a_run(monkeypatch):

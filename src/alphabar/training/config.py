@@ -16,7 +16,10 @@ from alphabar.training.loss import LOSSES
 from alphabar.training.objective import VARIANCES
 from alphabar.training.timesteps import TIMESTEPS
 
-__all__ = ["PRECISIONS", "TrainConfig", "has_bfloat16"]
+__all__ = ["GIVEN", "PRECISIONS", "TrainConfig", "has_bfloat16"]
+
+GIVEN = "(given)"
+"""In the record of a run: what was handed to ``train`` as it is, and has no name."""
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -109,6 +109,7 @@ class ImageData(Dataset[Batch]):
         classes: names of the labels; ``None`` when unlabelled.
         skipped: the images that could not be read and were left out: why, by their names.
         unlabelled: why labels that are there cannot be used.
+        source: what :func:`load_data` read them from; empty where it did not.
     """
 
     images: Tensor | _Encoded = field(repr=False)
@@ -116,6 +117,7 @@ class ImageData(Dataset[Batch]):
     classes: tuple[str, ...] | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
     unlabelled: str = field(default="", repr=False)
+    source: str = field(default="", repr=False)
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -146,7 +148,8 @@ class ImageData(Dataset[Batch]):
         except (TypeError, IndexError):
             raise DataError(f"index is {indices!r:.60}: expected a list of integers < {len(self)}") from None
         labels = None if self.labels is None else self.labels[rows]
-        return replace(self, images=self.images[rows], labels=labels)
+        source = self.source and f"{len(rows)} of {self.source}"
+        return replace(self, images=self.images[rows], labels=labels, source=source)
 
 
 def load_data(
@@ -203,7 +206,7 @@ def load_data(
     encoded = replace(encoded, size=size, channels=channels or (1 if grey else 3))
     images = encoded.decode(progress) if encoded.shape.numel() <= memory_limit else encoded
     labels = labels[encoded.rows] if skipped and labels is not None else labels
-    return ImageData(images, labels, classes, skipped, unlabelled)
+    return ImageData(images, labels, classes, skipped, unlabelled, source)
 
 
 def _readable(store: Store, progress: Progress) -> tuple[_Encoded, dict[str, str]]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alphabar.errors import DataError
 from alphabar.schedule import FAMILIES
 from alphabar.training.checkpoint import Checkpoint
-from alphabar.training.config import TrainConfig
+from alphabar.training.config import GIVEN, TrainConfig
 from alphabar.training.data import Batch, ImageData, Progress, load_data
 from alphabar.training.engine import make_accelerator, share_of
 from alphabar.training.objective import Objective
@@ -74,7 +75,7 @@ def train(
 
     Args:
         config: every setting.
-        data: images to train on in place of ``config.data``.
+        data: images to train on in place of ``config.data``; the run records the source they were read from.
         network: any module called as ``network(x, time)`` as a :class:`~alphabar.denoise.Denoiser` calls it
             (with ``class_labels=`` when class-conditional) that returns the shape of x, or twice its channels
             to learn its variance, or an object whose ``sample`` is that; by default a ``UNet2DModel``.
@@ -89,6 +90,8 @@ def train(
         ShapeError: the network returned another shape.
         MissingExtraError: the ``train`` extra is not installed.
     """
+    if data is not None:
+        config = replace(config, data=data.source or GIVEN)
     accelerator = make_accelerator()
     share = share_of(config.batch_size, config.accumulate, accelerator)
     schedule = FAMILIES[config.schedule](config.diffusion_steps)
@@ -134,6 +137,8 @@ def _rate(config: TrainConfig, step: int, progress: float) -> float:
 
 def training_data(config: TrainConfig, *, progress: Progress = iter) -> ImageData:
     """Return the images that a configuration names; errors and ``progress`` as in :func:`load_data`."""
+    if config.data == GIVEN:
+        raise DataError("data were handed to the training as they are: hand them over again, or name them")
     return load_data(
         config.data,
         size=config.size,
