@@ -63,6 +63,7 @@ bench-check: .venv/peers
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("alphabar needs Python 3.10 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps torch-fidelity==0.4.0 # its torchvision would replace torch
 	touch $@
 
 clean:

@@ -7,7 +7,7 @@ from cases import check_error, normals
 
 from alphabar.cli.demo import halves, score_digits
 from alphabar.errors import ConfigError, ShapeError
-from alphabar.evaluation.distances import fit_classifier, frechet_distance
+from alphabar.evaluation import fit_classifier, frechet_distance
 from alphabar.training.data import load_data, to_unit
 
 

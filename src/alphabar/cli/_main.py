@@ -21,6 +21,7 @@ from tyro.conf import FlagCreatePairsOff
 from alphabar.cli._arguments import note, notes, tell_notes
 from alphabar.cli.averaging import Average
 from alphabar.cli.convert import Convert
+from alphabar.cli.evaluating import Evaluate
 from alphabar.cli.explore import Explore
 from alphabar.cli.hub import Push
 from alphabar.cli.report import Report
@@ -39,6 +40,7 @@ COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
     "samplers": Samplers,
     "train": Train,
     "report": Report,
+    "evaluate": Evaluate,
     "sample": Sample,
     "edit": Edit,
     "inpaint": Inpaint,

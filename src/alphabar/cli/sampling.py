@@ -44,7 +44,7 @@ from alphabar.samplers.loop import ChainOptions
 from alphabar.schedule import SPACINGS
 from alphabar.training import Checkpoint, checkpoint, read_image, to_unit
 
-__all__ = ["Edit", "Inpaint", "Interpolate", "Sample"]
+__all__ = ["Edit", "Inpaint", "Interpolate", "Sample", "Sampled"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,9 @@ class _FromRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Sampled(_FromRun):
+class Sampled(_FromRun):
+    """What samples are drawn with."""
+
     sampler: Annotated[str, arg(help=f"{sampler_names()}.")] = "ddim"
     spacing: str | None = one_of(SPACINGS, None)
     """Which t it visits; by default as suits it."""
@@ -86,7 +88,7 @@ class _Sampled(_FromRun):
 
 @readable
 @dataclass(frozen=True, kw_only=True)
-class Sample(_Sampled):
+class Sample(Sampled):
     """Draw samples from a trained network: one picture each, and a grid of all."""
 
     num: int = 64
@@ -113,10 +115,11 @@ class Sample(_Sampled):
         _check_batch(found, min(self.num, self.batch_size))
         if is_main:
             _check_place(out, copies * self.num * math.prod(found.shape))
-        settings = self._settings(found)
+        settings = self.settings(found)
         draw(out, settings, self._source(self._ready(found)), replace=self.replace)
 
-    def _settings(self, loaded: Checkpoint) -> Settings:
+    def settings(self, loaded: Checkpoint) -> Settings:
+        """Return all that the samples depend on."""
         return Settings(
             run=loaded.digest(),
             sampler=self.sampler,
@@ -193,7 +196,7 @@ class _Edited(_FromRun):
 
 @readable
 @dataclass(frozen=True, kw_only=True)
-class Edit(_Edited, _Sampled):
+class Edit(_Edited, Sampled):
     """Make a picture anew from a noisy version of it: image to image (SDEdit)."""
 
     image: Positional[Path]
@@ -220,7 +223,7 @@ class Edit(_Edited, _Sampled):
 
 @readable
 @dataclass(frozen=True, kw_only=True)
-class Inpaint(_Edited, _Sampled):
+class Inpaint(_Edited, Sampled):
     """Make anew what a mask leaves open, and keep the rest of a picture to the pixel (RePaint)."""
 
     image: Positional[Path]

@@ -1,5 +1,29 @@
-"""How good samples are: distances beside the same distances of real data."""
+"""How good samples are: scores with intervals, beside the same scores of real data."""
 
-from alphabar.evaluation.distances import Classifier, Score, fit_classifier, frechet_distance, score
+from alphabar.evaluation.classifier import Classifier, fit_classifier
+from alphabar.evaluation.distances import Moments, frechet_distance, kernel_distance
+from alphabar.evaluation.evaluating import Copies, Evaluation, Scored, evaluate, find_copies, scores_of, split
+from alphabar.evaluation.features import FEATURES, Features, features_by_name
+from alphabar.evaluation.intervals import Interval
+from alphabar.evaluation.score import Score, score
 
-__all__ = ["Classifier", "Score", "fit_classifier", "frechet_distance", "score"]
+__all__ = [
+    "FEATURES",
+    "Classifier",
+    "Copies",
+    "Evaluation",
+    "Features",
+    "Interval",
+    "Moments",
+    "Score",
+    "Scored",
+    "evaluate",
+    "features_by_name",
+    "find_copies",
+    "fit_classifier",
+    "frechet_distance",
+    "kernel_distance",
+    "score",
+    "scores_of",
+    "split",
+]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,12 @@ __all__ = [
     "needs_cpu",
     "prepare",
     "share_of",
+    "share_out",
     "summed",
     "whole",
 ]
+
+Item = TypeVar("Item")
 
 
 def make_accelerator(**options: Any) -> Any:
@@ -90,6 +94,14 @@ def summed(tensor: Tensor) -> Tensor:
     """Return the sum of the tensors of all processes, which must ask together."""
     total: Tensor = make_accelerator().reduce(tensor, "sum")
     return total
+
+
+def share_out(items: Sequence[Item]) -> tuple[Sequence[Item], bool]:
+    """Return those of some items that are this process's to do, and whether it is the first process."""
+    from accelerate import PartialState
+
+    state = PartialState(cpu=needs_cpu())
+    return items[state.process_index :: state.num_processes], bool(state.is_main_process)
 
 
 def is_main() -> bool:
