@@ -245,7 +245,10 @@ def test_help_names_every_argument(command, capsys):
     ("arguments", "says"),
     [
         ([], "interpolate, average, convert, push, demo, explore, info}"),
-        (["paint"], "noise, schedule, samplers, train, report, evaluate, sample, edit, inpaint, interpolate"),
+        (
+            ["paint"],
+            "samplers, train, report, evaluate, sweep, sample, edit, inpaint, interpolate",
+        ),
         (["train", "--stepz", "3"], "--steps"),
         (["train", "--steps", "many"], "--steps"),
         (["train", "--steps", "-3"], "steps is -3"),

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 import torch
 from tyro.conf import arg
 
-from alphabar.checks import check_levels
+from alphabar.checks import check_count, check_levels
 from alphabar.cli import plots
 from alphabar.denoise.files import check_writable
 from alphabar.errors import ConfigError, look_up
@@ -23,6 +23,7 @@ __all__ = [
     "check_memory",
     "check_picture",
     "check_seed",
+    "counts",
     "device",
     "made_schedule",
     "note",
@@ -138,6 +139,22 @@ def check_memory(numbers: int, what: str) -> None:
         raise ConfigError(
             f"{what} would take {4 * numbers / 2**30:,.0f} GiB of memory, and there are {there / 2**30:,.0f}"
         )
+
+
+def counts(text: str) -> list[int]:
+    """Return numbers of evaluations, in order, that are written with commas between.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    try:
+        counts = sorted(map(int, text.split(",")))
+    except ValueError:
+        raise ConfigError(
+            f"evals is {text!r}: give whole numbers with commas between, as in 5,10,20"
+        ) from None
+    check_count(evals=counts[0])
+    return counts
 
 
 def device() -> torch.device:

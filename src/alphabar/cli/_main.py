@@ -27,6 +27,7 @@ from alphabar.cli.hub import Push
 from alphabar.cli.report import Report
 from alphabar.cli.sampling import Edit, Inpaint, Interpolate, Sample
 from alphabar.cli.showing import Demo, Info, Noise, Samplers, Schedule
+from alphabar.cli.sweeping import Sweep
 from alphabar.cli.training import Train, with_run
 from alphabar.errors import AlphabarError
 
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
     "train": Train,
     "report": Report,
     "evaluate": Evaluate,
+    "sweep": Sweep,
     "sample": Sample,
     "edit": Edit,
     "inpaint": Inpaint,

@@ -12,10 +12,20 @@ from torch import Tensor
 
 from alphabar.denoise.files import whole_file
 from alphabar.errors import MissingExtraError, ShapeError
+from alphabar.evaluation import Interval
 from alphabar.schedule import NoiseSchedule
 from alphabar.training import to_uint8
 
-__all__ = ["animation", "error_curves", "grid", "image", "loss_curve", "schedule_curves", "strip"]
+__all__ = [
+    "animation",
+    "error_curves",
+    "grid",
+    "image",
+    "loss_curve",
+    "quality_curves",
+    "schedule_curves",
+    "strip",
+]
 
 SIGNED = "Software"  # the entry of a PNG that says what wrote it
 SMALL = 64  # pixels below which images are enlarged, so that a person can see them
@@ -154,6 +164,29 @@ def error_curves(curves: Mapping[str, Sequence[tuple[int, float]]], path: str | 
         axes[0].set_xticks(counts, labels=map(str, counts))
         axes[0].set_xticks([], minor=True)
         axes[0].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def quality_curves(
+    curves: Mapping[str, Sequence[tuple[int, float, Interval]]], real: tuple[float, float], path: str | Path
+) -> None:
+    """Write Fréchet distances with intervals against evaluations, and against seconds a sample.
+
+    Args:
+        curves: (evaluations, seconds, distance) of each sampler by name.
+        real: the interval of real images.
+        path: where.
+    """
+    with _figure(path, (11, 4.2), columns=2) as axes:
+        for name, points in curves.items():
+            distances = [distance for _, _, distance in points]
+            values = [distance.value for distance in distances]
+            errors = [distance.half_width for distance in distances]
+            for axis, costs in zip(axes, zip(*((n, s) for n, s, _ in points), strict=True), strict=True):
+                axis.errorbar(costs, values, errors, label=name, marker="o", markersize=4, capsize=2)
+        for axis, cost in zip(axes, ("evaluations of the network", "seconds a sample"), strict=True):
+            axis.axhspan(max(real[0], 0), real[1], alpha=0.15, color="black", label="real images")
+            axis.set(xlabel=cost, ylabel="Fréchet distance", xscale="log", yscale="log")
+        axes[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def loss_curve(losses: Mapping[int, float], path: str | Path) -> None:

@@ -12,11 +12,9 @@ from accelerate import PartialState
 from tyro.conf import Positional
 
 import alphabar
-from alphabar.checks import check_count
 from alphabar.cli import demo, plots
-from alphabar.cli._arguments import check_picture, check_seed, made_schedule, one_of, readable, wrote
+from alphabar.cli._arguments import check_picture, check_seed, counts, made_schedule, one_of, readable, wrote
 from alphabar.denoise.files import check_free, check_writable, replaced_files
-from alphabar.errors import ConfigError
 from alphabar.kernels import backend, cpu
 from alphabar.samplers import ranking
 from alphabar.schedule import FAMILIES
@@ -105,12 +103,12 @@ class Samplers:
     def __call__(self) -> None:
         """Print each solver's least error over the spacings, the best solver at the last count first."""
         check_picture(self.out)
-        counts = _counts(self.evals)
+        evaluations = counts(self.evals)
         schedule = made_schedule(self.schedule, self.diffusion_steps)
-        best = [{score.solver: score for score in reversed(ranking(schedule, n))} for n in counts]
+        best = [{score.solver: score for score in reversed(ranking(schedule, n))} for n in evaluations]
         known = dict.fromkeys(solver for scores in best for solver in scores)
         order = sorted(known, key=lambda solver: best[-1][solver].error if solver in best[-1] else math.inf)
-        print(f"{'error at evaluations':22}" + "".join(f"{n:>18}" for n in counts))
+        print(f"{'error at evaluations':22}" + "".join(f"{n:>18}" for n in evaluations))
         for solver in order:
             rows = (scores.get(solver) for scores in best)  # Fitted has no table for every count
             cells = (f"{row.error:9.5f} {row.spacing:8}" if row else f"{'—':>9}{'':9}" for row in rows)
@@ -160,14 +158,3 @@ class Info:
         }
         for name, fact in rows.items():
             print(f"{name:12} {fact}")
-
-
-def _counts(text: str) -> list[int]:
-    try:
-        counts = sorted(map(int, text.split(",")))
-    except ValueError:
-        raise ConfigError(
-            f"evals is {text!r}: give whole numbers with commas between, as in 5,10,20"
-        ) from None
-    check_count(evals=counts[0])
-    return counts

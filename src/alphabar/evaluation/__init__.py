@@ -2,7 +2,17 @@
 
 from alphabar.evaluation.classifier import Classifier, fit_classifier
 from alphabar.evaluation.distances import Moments, frechet_distance, kernel_distance
-from alphabar.evaluation.evaluating import Copies, Evaluation, Scored, evaluate, find_copies, scores_of, split
+from alphabar.evaluation.drawing import draw
+from alphabar.evaluation.evaluating import (
+    Copies,
+    Evaluation,
+    Scored,
+    evaluate,
+    features_of,
+    find_copies,
+    scores_of,
+    split,
+)
 from alphabar.evaluation.features import FEATURES, Features, features_by_name
 from alphabar.evaluation.intervals import Interval
 from alphabar.evaluation.score import Score, score
@@ -17,8 +27,10 @@ __all__ = [
     "Moments",
     "Score",
     "Scored",
+    "draw",
     "evaluate",
     "features_by_name",
+    "features_of",
     "find_copies",
     "fit_classifier",
     "frechet_distance",

@@ -31,15 +31,17 @@ __all__ = [
     "Copies",
     "Evaluation",
     "Scored",
+    "batches",
     "content_digest",
     "evaluate",
     "features_of",
     "find_copies",
+    "record_of",
     "scores_of",
     "split",
 ]
 
-BATCH = 64  # images at a time, however many processes: features hang on it in their last bits
+BATCH = 64
 NEAR = 0.01  # of real images, the share whose distance to the nearest training image counts as that of a copy
 SHOWN = 8  # copies
 
@@ -116,13 +118,13 @@ def split(data: ImageData, num: int, *, seed: int = 0) -> tuple[ImageData, Image
 
 def content_digest(data: ImageData) -> str:
     """Return the SHA-256 of the pixels and labels, whatever they are stored as."""
-    blocks = [hash_of(data[rows].images) for rows in _batches(len(data))]
+    blocks = [hash_of(data[rows].images) for rows in batches(len(data))]
     return hash_of(*blocks, *([] if data.labels is None else [data.labels]))
 
 
 def features_of(data: ImageData, features: Features, what: str = "features") -> Tensor:
     """Return the features of images, (N, D) float32; each process computes a share of them."""
-    share, main = share_out(_batches(len(data)))
+    share, main = share_out(batches(len(data)))
     found = torch.zeros(len(data), features(data[[0]].images).shape[1])
     for rows in track(share, len(share), what, shown=None if main else False, every=60.0):
         found[rows.start : rows.stop] = features(data[rows].images)
@@ -208,11 +210,15 @@ def find_copies(samples: ImageData, real: ImageData, training: ImageData) -> Cop
 def _small(data: ImageData) -> Tensor:
     """Return (N, D) pixels in [−1, 1], of images averaged down to at most 32×32."""
     side = min(LARGEST, data.shape[-1])
-    parts = [F.adaptive_avg_pool2d(to_unit(data[rows].images), side) for rows in _batches(len(data))]
+    parts = [F.adaptive_avg_pool2d(to_unit(data[rows].images), side) for rows in batches(len(data))]
     return torch.cat(parts).flatten(1)
 
 
-def _batches(count: int) -> list[range]:
+def batches(count: int) -> list[range]:
+    """Return 0 … count−1 in ranges of 64, however many processes share them.
+
+    What a network returns for an image depends in its last bits on the size of the batch.
+    """
     return [range(first, min(first + BATCH, count)) for first in range(0, count, BATCH)]
 
 

@@ -1,0 +1,60 @@
+"""Samples of a network as a data set in memory, drawn by one process or shared among many."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from alphabar.checks import check_count
+from alphabar.denoise import Denoise
+from alphabar.evaluation.evaluating import batches
+from alphabar.samplers import Sampler, sample, track
+from alphabar.training import Checkpoint, ImageData, to_uint8
+from alphabar.training.engine import share_out, summed
+
+__all__ = ["draw"]
+
+
+def draw(
+    trained: Checkpoint,
+    sampler: Sampler,
+    num: int,
+    *,
+    guidance: float = 1.0,
+    seed: int = 0,
+    what: str = "sampling",
+) -> ImageData:
+    """Return samples 0 … num−1 of a seed, with their labels where the network has classes.
+
+    Processes that draw together share the work by the numbers of the samples, 64 at a time, so that the
+    samples do not depend on how many they are.
+
+    Args:
+        trained: the network, on the device that it computes on.
+        sampler: draws them.
+        num: how many.
+        guidance: how much the label counts; 1 as trained.
+        seed: of their noise.
+        what: the word before the progress bar.
+
+    Raises:
+        ConfigError: num is not positive, or guidance that the network cannot have.
+    """
+    check_count(num=num)
+    device = next(trained.network.parameters()).device
+    images = torch.zeros(num, *trained.shape, dtype=torch.uint8)
+    share, main = share_out(batches(num))
+    for rows in track(share, len(share), what, shown=None if main else False, every=60.0):
+        labels = trained.labels(len(rows), first=rows.start)
+        denoiser: Denoise = trained.guided(None if labels is None else labels.to(device), guidance)
+        drawn: Tensor = sample(
+            denoiser,
+            (len(rows), *trained.shape),
+            sampler,
+            seed=seed,
+            first=rows.start,
+            device=device,
+            progress=False,
+        )
+        images[rows.start : rows.stop] = to_uint8(drawn).cpu()
+    return ImageData(summed(images), trained.labels(num), trained.classes or None)
