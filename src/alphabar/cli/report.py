@@ -72,7 +72,7 @@ def page(name: str, entries: Sequence[Entry], grids: Sequence[Path] = ()) -> str
         "style": style.read_text("utf-8"),
         "summary": escape(f"{_summary(entries)}; {SAYS}"),
         "notes": _notes(entries),
-        "curves": "".join(_curves(entries)),
+        "curves": "".join((*_scores(entries), *_curves(entries))),
         "levels": "".join(_levels(entries)) or "<p>The log does not say.</p>",
         "grids": _grids(grids),
         "tables": "".join(_tables(entries)),
@@ -114,6 +114,17 @@ def _curves(entries: Sequence[Entry]) -> Iterable[str]:
             )
             curve = Curve("", steps, values, 0)
             yield plot([curve], title=title, alt=ends, x_label="step", log_y=is_log)
+
+
+def _scores(entries: Sequence[Entry]) -> Iterable[str]:
+    """Plot the Fréchet distance of samples beside that of real images, where the log has it."""
+    known = {float(entry["step"]): entry["scores"]["frechet"] for entry in entries if "scores" in entry}
+    if known:
+        steps, found = list(known), [each["value"] for each in known.values()]
+        real = [each["real"] for each in known.values()]
+        curves = [Curve("samples", steps, found, 0, has_dots=True), Curve("real images", steps, real, 1)]
+        alt = f"Fréchet distance, {found[-1]:.4g} at step {steps[-1]:.0f}, of real images {real[-1]:.4g}"
+        yield plot(curves, title="Fréchet distance", alt=alt, x_label="step", log_y=True)
 
 
 def _levels(entries: Sequence[Entry]) -> Iterable[str]:

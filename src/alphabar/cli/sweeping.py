@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from alphabar.denoise.files import check_writable, read_json, whole_file
 from alphabar.errors import AlphabarError, ConfigError, look_up
 from alphabar.evaluation import Features, draw, features_by_name, features_of, split
 from alphabar.evaluation.distances import frechet_without
-from alphabar.evaluation.evaluating import content_digest
+from alphabar.evaluation.evaluating import POSITIVE, content_digest
 from alphabar.evaluation.intervals import Interval, interval_of
 from alphabar.samplers import REGISTRY, Sampler
 from alphabar.schedule import SPACINGS
@@ -85,7 +85,7 @@ class Sweep:
         known = features_of(reference, features, "reference")
 
         def distance(images: ImageData) -> Interval:
-            return interval_of(frechet_without(features_of(images, features), known))
+            return interval_of(frechet_without(features_of(images, features), known), POSITIVE)
 
         protocol, of_real = self._protocol(loaded, features, reference), distance(real)
         found = _read(place, protocol)
@@ -162,7 +162,8 @@ def _read(place: Path, protocol: Mapping[str, Any]) -> dict[Setting, Found]:
         return {}
     return {
         (each["sampler"], each["evaluations"]): Found(
-            each["seconds"], Interval(each["value"], each["samples_error"], each["reference_error"])
+            each["seconds"],
+            Interval(each["value"], each["samples_error"], each["reference_error"], POSITIVE),
         )
         for each in record["settings"]
     }
@@ -181,7 +182,13 @@ def _write(
 
 
 def _interval(score: Interval) -> dict[str, float]:
-    return {**asdict(score), "low": score.low, "high": score.high}
+    return {
+        "value": score.value,
+        "low": score.low,
+        "high": score.high,
+        "samples_error": score.samples_error,
+        "reference_error": score.reference_error,
+    }
 
 
 def _print(found: Mapping[Setting, Found], of_real: Interval) -> None:

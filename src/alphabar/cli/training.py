@@ -23,6 +23,7 @@ from alphabar.cli._arguments import (
     wrote,
 )
 from alphabar.cli._signals import signals
+from alphabar.cli.scoring import Scores
 from alphabar.cli.watching import TRACKERS, Grids, check_tracker, remove_grids, tracked, watched
 from alphabar.errors import AlphabarError, CheckpointError, ConfigError
 from alphabar.samplers import track
@@ -75,6 +76,8 @@ class Train(TrainConfig):
     """Updates between lines of log.jsonl."""
     samples_every: int | None = None
     """Updates between grids of 16 samples, from the same noise each time, in the run's folder samples."""
+    evaluate_every: int | None = None
+    """Updates between scores of 256 samples beside real images, which the log holds."""
     tracker: str | None = one_of(TRACKERS, None)
     """Where the lines of the log go too; by default to TensorBoard where it is installed."""
 
@@ -94,6 +97,7 @@ class Train(TrainConfig):
             self._check_place(begun)
         shown = None if main_process else False
         data = training_data(config, progress=lambda rows: track(rows, len(rows), "reading", shown=shown))
+        scores = Scores(data, self.evaluate_every)
         size = check_size(config, data)
         if main_process:
             checkpoint.check_place(self.out, also=(LOSS,), size=size)
@@ -111,7 +115,13 @@ class Train(TrainConfig):
                 snapshots=self.snapshot_every,
                 stop=stop,
             )
-            entries = logged(saved, self.out, every=self.log_every, also=grids, tell=tell)
+            entries = logged(
+                saved,
+                self.out,
+                every=self.log_every,
+                also=lambda step: {**grids(step), **scores(step)},
+                tell=tell,
+            )
             last = watched(entries, config.steps, start, shown)
         result = last.snapshot()
         if main_process:

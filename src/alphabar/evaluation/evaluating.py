@@ -8,6 +8,7 @@ Real images stand where samples do: what they reach is what to expect at best.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,16 @@ __all__ = [
 BATCH = 64
 NEAR = 0.01  # of real images, the share whose distance to the nearest training image counts as that of a copy
 SHOWN = 8  # copies
+SHARE = (0.0, 1.0)
+POSITIVE = (0.0, math.inf)
+BOUNDS = {
+    "frechet": POSITIVE,
+    "kernel": (-math.inf, math.inf),
+    "precision": SHARE,
+    "recall": SHARE,
+    "density": POSITIVE,
+    "coverage": SHARE,
+}
 
 
 @dataclass(frozen=True)
@@ -147,7 +158,7 @@ def scores_of(samples: Tensor, reference: Tensor) -> dict[str, Interval]:
         "kernel": kernel_without(samples, reference),
         **neighbour_scores(samples, reference),
     }
-    return {name: interval_of(score) for name, score in scores.items()}
+    return {name: interval_of(score, BOUNDS[name]) for name, score in scores.items()}
 
 
 def evaluate(

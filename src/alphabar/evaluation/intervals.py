@@ -39,6 +39,8 @@ class Interval:
     """By the choice of the samples."""
     reference_error: float
     """By the choice of the reference."""
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+    """Between which every such score lies."""
 
     @property
     def half_width(self) -> float:
@@ -48,12 +50,12 @@ class Interval:
     @property
     def low(self) -> float:
         """The lower end of the 95 % interval."""
-        return self.value - self.half_width
+        return max(self.bounds[0], self.value - self.half_width)
 
     @property
     def high(self) -> float:
         """The upper end of the 95 % interval."""
-        return self.value + self.half_width
+        return min(self.bounds[1], self.value + self.half_width)
 
     @classmethod
     def over_seeds(cls, intervals: Sequence[Interval]) -> Interval:
@@ -69,6 +71,7 @@ class Interval:
             fmean(each.value for each in intervals),
             max(within, between) / math.sqrt(count),
             fmean(each.reference_error for each in intervals),
+            intervals[0].bounds,
         )
 
     def differs_from(self, other: Interval, *, same_reference: bool) -> bool:
@@ -84,12 +87,13 @@ class Interval:
         return abs(self.value - other.value) > QUANTILE * math.hypot(*errors)
 
 
-def interval_of(score: Without) -> Interval:
-    """Return a score with its standard errors by the jackknife."""
+def interval_of(score: Without, bounds: tuple[float, float] = (-math.inf, math.inf)) -> Interval:
+    """Return a score that lies in these bounds with its standard errors by the jackknife."""
     return Interval(
         score(None, None),
         _error([score(block, None) for block in range(BLOCKS)]),
         _error([score(None, block) for block in range(BLOCKS)]),
+        bounds,
     )
 
 
