@@ -121,6 +121,10 @@ def test_a_run_is_sampled_from_several_seeds_and_scored(folders, tmp_path, capsy
     assert main(given) == 0  # nothing is drawn again
     assert "holds all 40 images already" in capsys.readouterr().out
     assert json.loads((place / "evaluation.json").read_text()) == record
+    card = (run / "README.md").read_text()
+    assert card.count("## How good its samples are") == 1
+    assert f"| frechet | {record['frechet']['value']:.4g} |" in card
+    assert card.startswith("---\nlibrary_name: alphabar")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from alphabar.cli import plots
 from alphabar.cli._arguments import check_seed, device, readable, wrote
 from alphabar.cli._samples import RECORD
 from alphabar.cli.sampling import Sample, Sampled
+from alphabar.denoise._card import CARD, with_scores
 from alphabar.denoise.files import check_writable, read_json, whole_file
 from alphabar.denoise.pretrained import is_pipeline
 from alphabar.errors import CheckpointError, ConfigError
@@ -95,6 +96,8 @@ class Evaluate(Sampled):
                 draft.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             _print(record)
             _draw_copies(found, samples[0], reference, place.with_suffix(".png"))
+            if isinstance(source, Checkpoint):
+                _add_to_card(Path(self.run, CARD), record)
             wrote(place)
 
     def _check(self) -> None:
@@ -171,6 +174,31 @@ def _print(record: Mapping[str, Any]) -> None:
         score = record[name]
         low, high = f"{score['low']:.4g}", f"{score['high']:.4g}"
         print(f"{name:10} {score['value']:10.4g}   {low:>10} … {high:<10} {score['real']:10.4g}")
+
+
+def _add_to_card(path: Path, record: Mapping[str, Any]) -> None:
+    """Write the scores into the model card of a run, where it has one."""
+    if not path.is_file() or path.is_symlink():
+        return
+    samples, data, (settings, *_) = record["samples"], record["data"], record["samples"]["settings"]
+    rows = [
+        f"| {name} | {score['value']:.4g} | {score['low']:.4g} … {score['high']:.4g} | {score['real']:.4g} |"
+        for name, score in ((name, record[name]) for name in SCORES)
+    ]
+    table = "\n".join(
+        [
+            f"{samples['num']} samples by {settings['sampler']} with {settings['steps']} evaluations, "
+            f"{len(samples['digests'])} seeds from {settings['seed']}, guidance {settings['guidance']}; "
+            f"beside {data['real']} real images, against {data['reference']} others; features "
+            f"{record['features']['name']}.\n",
+            "| score | samples | 95 % interval | real images |",
+            "|---|---|---|---|",
+            *rows,
+        ]
+    )
+    text = path.read_text("utf-8", errors="replace")
+    with whole_file(path) as draft:
+        draft.write_text(with_scores(text, table), encoding="utf-8")
 
 
 def _print_comparison(records: Sequence[Mapping[str, Any]], paths: Sequence[Path]) -> None:

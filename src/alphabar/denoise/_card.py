@@ -6,12 +6,13 @@ as a comment.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-__all__ = ["CARD", "card"]
+__all__ = ["CARD", "card", "with_scores"]
 
 CARD = "README.md"
 
@@ -53,6 +54,15 @@ TRAINING = """
 {settings}
 """
 
+SCORES = """\
+<!-- scores -->
+## How good its samples are
+
+{scores}
+<!-- end of scores -->
+"""
+SCORED = re.compile("<!-- scores -->.*<!-- end of scores -->\\n?", re.DOTALL)
+
 
 def card(description: Mapping[str, Any], network: nn.Module) -> str:
     """Return the text of the card, Markdown with a YAML head.
@@ -82,6 +92,16 @@ def card(description: Mapping[str, Any], network: nn.Module) -> str:
     training = {f"`{name}`": f"`{value}`" for name, value in description["training"].items()}
     text += LABELLED if classes else ""
     return text + (TRAINING.format(settings=_rows(training)) if training else "")
+
+
+def with_scores(text: str, scores: str) -> str:
+    """Return the text of a card with scores, in place of those that it had.
+
+    Args:
+        text: of the card, which its owner may have changed.
+        scores: Markdown.
+    """
+    return SCORED.sub("", text).rstrip() + "\n\n" + SCORES.format(scores=scores)
 
 
 def _rows(facts: Mapping[str, object]) -> str:
