@@ -27,6 +27,7 @@ SMALL = {
 def run(tmp_path, monkeypatch, capsys):
     """Return a function that runs a script's main, in a folder of its own, and returns what it prints."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(EXAMPLES)  # as when a script is run by its path
 
     def run(name, **settings):
         runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](**settings)

@@ -8,6 +8,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from alphabar.cli._arguments import readable, wrote
+from alphabar.cli._opening import Opening
 from alphabar.errors import ConfigError
 from alphabar.training import Averages, checkpoint, list_snapshots, parse_profile, reconstruct
 from alphabar.training.posthoc import SNAPSHOTS
@@ -17,13 +18,13 @@ __all__ = ["Average"]
 
 @readable
 @dataclass(frozen=True, kw_only=True)
-class Average:
+class Average(Opening):
     """Write the network of a run with another average of its parameters, of the snapshots in RUN/averages."""
 
     run: Positional[Path]
     """The folder of the run."""
     out: Path
-    """The folder to write, which diffusers opens too."""
+    """The folder to write."""
     profile: str
     """Of the average: power(0.1), in quotes, with its width σ_rel, or a decay such as 0.9999."""
     step: int | None = None
@@ -35,7 +36,7 @@ class Average:
         if self.out.resolve() == self.run.resolve():
             raise ConfigError(f"out is {self.out}, which is read: choose another folder")
         checkpoint.check_place(self.out)
-        loaded = checkpoint.load(self.run)
+        loaded = self.opened(self.run)
         snapshots = list_snapshots(self.run / SNAPSHOTS)
         updates = snapshots[-1].updates if self.step is None else self.step
         parameters, error = reconstruct(snapshots, profile, updates)

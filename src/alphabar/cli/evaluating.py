@@ -18,12 +18,12 @@ from alphabar.cli._samples import RECORD
 from alphabar.cli.sampling import Sample, Sampled
 from alphabar.denoise._card import CARD, with_scores
 from alphabar.denoise.files import check_writable, read_json, whole_file
-from alphabar.denoise.pretrained import is_pipeline
+from alphabar.denoise.pretrained import is_checkpoint
 from alphabar.errors import CheckpointError, ConfigError
 from alphabar.evaluation import Evaluation, Features, Interval, evaluate, features_by_name, split
 from alphabar.evaluation.cache import hash_of
 from alphabar.evaluation.evaluating import content_digest, record_of
-from alphabar.training import Checkpoint, ImageData, checkpoint, load_data, to_unit
+from alphabar.training import Checkpoint, ImageData, load_data, to_unit
 from alphabar.training.engine import describe_machine, is_main
 
 __all__ = ["Evaluate"]
@@ -71,8 +71,8 @@ class Evaluate(Sampled):
             _print_comparison([read_scores(path) for path in self.compare], self.compare)
             return
         self._check()
-        is_run = is_pipeline(Path(self.run)) or not Path(self.run).exists()
-        source = checkpoint.load(self.run) if is_run else load_data(self.run)
+        is_run = is_checkpoint(Path(self.run)) or not Path(self.run).exists()
+        source = self.opened(self.run) if is_run else load_data(self.run)
         channels, size, _ = source.shape
         data = load_data(self.data, size=size, channels=channels)
         available = len(source) if isinstance(source, ImageData) else NUM

@@ -11,12 +11,12 @@ from tyro.conf import Positional, arg
 
 from alphabar.cli import demo
 from alphabar.cli._arguments import device, one_of, readable
+from alphabar.cli._opening import Opening
 from alphabar.errors import ConfigError, MissingExtraError, look_up
 from alphabar.explorer.answers import Page
 from alphabar.explorer.asking import LANGUAGES
 from alphabar.explorer.pictures import Album
 from alphabar.explorer.reverse import Run
-from alphabar.training import checkpoint
 
 __all__ = ["Explore"]
 
@@ -25,7 +25,7 @@ DEMO = Path("demo", "run")  # where the demo leaves its digits
 
 @readable
 @dataclass(frozen=True)
-class Explore:
+class Explore(Opening):
     """Show noising, schedules and sampling on a page in the browser, to move by hand and see."""
 
     run: Positional[Annotated[str | None, arg(metavar="[RUN]")]] = None
@@ -58,7 +58,7 @@ class Explore:
         place = self.run or (str(DEMO) if (DEMO / "alphabar.json").is_file() else None)
         trained = None
         if place is not None:
-            trained = checkpoint.load(place)
+            trained = self.opened(place)
             trained.network.to(device())
         return Page(album, Run(trained, config), self.lang)
 

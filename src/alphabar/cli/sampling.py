@@ -26,10 +26,11 @@ from alphabar.cli._arguments import (
     wrote,
 )
 from alphabar.cli._forms import FORMS
+from alphabar.cli._opening import Opening
 from alphabar.cli._samples import RECORD, Settings, Source, draw, grid_of, processes
 from alphabar.denoise import Denoise
 from alphabar.denoise.files import check_writable
-from alphabar.denoise.pretrained import is_pipeline
+from alphabar.denoise.pretrained import is_checkpoint
 from alphabar.errors import ConfigError, look_up
 from alphabar.samplers import (
     REGISTRY,
@@ -42,13 +43,13 @@ from alphabar.samplers import (
 )
 from alphabar.samplers.loop import ChainOptions
 from alphabar.schedule import SPACINGS
-from alphabar.training import Checkpoint, checkpoint, read_image, to_unit
+from alphabar.training import Checkpoint, read_image, to_unit
 
 __all__ = ["Edit", "Inpaint", "Interpolate", "Sample", "Sampled"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _FromRun:
+class _FromRun(Opening):
     run: Positional[str]
     """A folder that ``alphabar train`` or diffusers wrote, or the name of a pipeline on the hub."""
     steps: int = 50
@@ -59,7 +60,7 @@ class _FromRun:
     """Compile the network, which takes minutes: then steps are faster, on a GPU by CUDA graphs."""
 
     def _loaded(self) -> Checkpoint:
-        return self._ready(checkpoint.load(self.run))
+        return self._ready(self.opened(self.run))
 
     def _ready(self, loaded: Checkpoint) -> Checkpoint:
         network: Any = loaded.network.to(device())
@@ -111,7 +112,7 @@ class Sample(Sampled):
         copies = 2 if look_up(FORMS, self.form, "form").pack else 1
         out = self.out or Path(self.run if Path(self.run).is_dir() else Path(self.run).name, "samples")
         is_main = processes().is_main_process  # which also chooses this process's device
-        found = checkpoint.load(self.run)
+        found = self.opened(self.run)
         _check_batch(found, min(self.num, self.batch_size))
         if is_main:
             _check_place(out, copies * self.num * math.prod(found.shape))
@@ -163,7 +164,7 @@ def _check_place(out: Path, size: int) -> None:
         ConfigError: a run, or a picture that is not from here where the grid goes.
         CheckpointError: a folder that cannot be written to.
     """
-    if is_pipeline(out):
+    if is_checkpoint(out):
         raise ConfigError(f"out is {out}, which is a run: choose a folder of its own")
     if (grid := grid_of(out)).exists() and not plots.is_grid(grid):
         raise ConfigError(f"{grid} is there, and is no grid of samples: move it, or choose another out")

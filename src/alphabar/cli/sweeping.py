@@ -14,6 +14,7 @@ from tyro.conf import Positional
 from alphabar.checks import check_count
 from alphabar.cli import plots
 from alphabar.cli._arguments import check_seed, counts, device, one_of, readable, wrote
+from alphabar.cli._opening import Opening
 from alphabar.denoise.files import check_writable, read_json, whole_file
 from alphabar.errors import AlphabarError, ConfigError, look_up
 from alphabar.evaluation import Features, draw, features_by_name, features_of, split
@@ -22,7 +23,7 @@ from alphabar.evaluation.evaluating import POSITIVE, content_digest
 from alphabar.evaluation.intervals import Interval, interval_of
 from alphabar.samplers import REGISTRY, Sampler
 from alphabar.schedule import SPACINGS
-from alphabar.training import Checkpoint, ImageData, checkpoint, load_data
+from alphabar.training import Checkpoint, ImageData, load_data
 from alphabar.training.engine import describe_machine, is_main
 
 __all__ = ["Sweep", "cheapest"]
@@ -43,7 +44,7 @@ class Found:
 
 @readable
 @dataclass(frozen=True, kw_only=True)
-class Sweep:
+class Sweep(Opening):
     """Draw quality against evaluations and seconds, and name the cheapest setting as good as the best."""
 
     run: Positional[str]
@@ -76,7 +77,7 @@ class Sweep:
         check_seed(self.seed)
         place = self.out or Path(self.run if Path(self.run).is_dir() else Path(self.run).name, "sweep.json")
         check_writable(place.parent)
-        loaded = checkpoint.load(self.run)
+        loaded = self.opened(self.run)
         loaded = replace(loaded, network=loaded.network.to(device()))
         samplers = _planned(loaded, tried, self.spacing)
         channels, size, _ = loaded.shape

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from alphabar.cli._arguments import (
     tell_notes,
     wrote,
 )
+from alphabar.cli._opening import import_from_here
 from alphabar.cli._signals import signals
 from alphabar.cli.scoring import Scores
 from alphabar.cli.watching import TRACKERS, Grids, check_tracker, remove_grids, tracked, watched
+from alphabar.denoise.factories import check_allowed, find
 from alphabar.errors import AlphabarError, CheckpointError, ConfigError
 from alphabar.samplers import track
 from alphabar.training import (
@@ -38,9 +41,9 @@ from alphabar.training import (
     read_log,
     train,
     training_data,
-    unet,
 )
 from alphabar.training.engine import is_main
+from alphabar.training.network import new_network
 from alphabar.training.posthoc import SNAPSHOTS
 from alphabar.training.state import CHECKPOINTS, settings_of, step_of
 
@@ -85,6 +88,9 @@ class Train(TrainConfig):
         """Train with a progress bar, and keep the averaged network, checkpoints and a log."""
         config = TrainConfig(**{each.name: getattr(self, each.name) for each in fields(TrainConfig)})
         check_seed(config.seed)
+        if config.factory_name is not None:
+            import_from_here()
+            find(config.factory_name)  # an error before the data are read
         grids, tracker = Grids(self.out, self.samples_every), check_tracker(self.tracker)
         main_process = is_main()
         check_apart(config.data, self.out)
@@ -147,7 +153,8 @@ class Train(TrainConfig):
             print(f"left out {len(data.skipped)} images that cannot be read: {', '.join(data.skipped)[:200]}")
         print(f"{last.step} steps, {last.images} images, loss {losses[last.step]:.4f}")
         if is_stopped and last.step < self.steps:
-            print(f"stopped; to go on: alphabar train {self.out} --resume")
+            own = f" --network {self.network}" if self.factory_name else ""
+            print(f"stopped; to go on: alphabar train {self.out} --resume{own}")
         wrote(self.out)
 
 
@@ -159,7 +166,7 @@ def with_run(command: Train, parse: Callable[[Train], Train]) -> Train:
         parse: parses the same arguments again, with another default.
 
     Raises:
-        CheckpointError: the settings of the run cannot be read.
+        CheckpointError: the settings of the run cannot be read, or ask for code that is not given too.
     """
     if not (command.resume or _is_restarted()):
         return command
@@ -167,7 +174,9 @@ def with_run(command: Train, parse: Callable[[Train], Train]) -> Train:
     out = Path(command.data) if is_run else command.out
     if step_of(out) is None:
         return command
-    settings = asdict(settings_of(out))
+    begun = settings_of(out)
+    check_allowed(begun.factory_name, command.factory_name, out)
+    settings = asdict(begun)
     switched = {name: value for name, value in settings.items() if isinstance(value, bool)}
     off = dict.fromkeys(switched, False)  # a flag is given or not: what is on stays on
     again = parse(replace(command, **{**settings, **off}, out=out, resume=False, overwrite=False))
@@ -183,17 +192,20 @@ def check_size(config: TrainConfig, data: ImageData) -> int:
         ConfigError: it does not, or the network cannot be built.
     """
     channels, height, width = data.shape
+    classes = len(data.classes or ()) if config.class_conditional else 0
     try:
-        with torch.device("meta"):
-            network: Any = unet((channels, height, width), channels=config.channels)
+        with nullcontext() if config.factory_name else torch.device("meta"):
+            network: Any = new_network(config, (channels, height, width), classes)
     except AlphabarError:
         raise
     except Exception as error:  # numbers that overflow
+        if config.factory_name:
+            raise  # of code that is not ours
         raise ConfigError(f"channels {config.channels}: no such network can be built: {error}") from error
     numbers: int = sum(parameter.numel() for parameter in network.parameters())
     copies = COPIES + len(config.averages)
     check_memory(copies * numbers, f"a network of {numbers:,} parameters (--channels)")
-    widest = network.config.block_out_channels[0]
+    widest = 0 if config.factory_name else network.config.block_out_channels[0]  # of others it is not known
     batch = config.batch_size * height * width * (2 * channels + 2 * widest)
     check_memory(batch, f"a batch of {config.batch_size} images of {height}×{width} (--batch-size, --size)")
     return 4 * numbers

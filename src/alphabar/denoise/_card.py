@@ -21,7 +21,7 @@ TEXT = """\
 ---
 library_name: alphabar
 pipeline_tag: unconditional-image-generation
-tags: [alphabar, diffusers, ddpm]
+tags: [{tags}]
 # license: yours to choose
 ---
 # A denoising diffusion model of {what}
@@ -35,11 +35,16 @@ Sample from it, in place of PLACE the name of this folder or of its repository:
 ```python
 import torch
 from alphabar import Denoiser, DPMSolver, sample
-denoiser = Denoiser.from_pretrained("PLACE"{labels})
+denoiser = Denoiser.from_pretrained("PLACE"{labels}{network})
 images = sample(denoiser, (16, {shape}), DPMSolver(steps=20), seed=0)  # (16, {shape}) in [-1, 1]
 ```
 
-From the command line: `alphabar sample PLACE --num 16 --steps 20 --seed 0`.
+From the command line: `alphabar sample PLACE{option} --num 16 --steps 20 --seed 0`.
+"""
+
+OWN = """
+This is no diffusers pipeline: its network is built by the code `{factory}`, which is not in this folder, and
+is run when the folder is opened.
 """
 
 LABELLED = """
@@ -72,6 +77,7 @@ def card(description: Mapping[str, Any], network: nn.Module) -> str:
         network: what was trained.
     """
     depth, height, width = description["shape"]
+    factory = description.get("factory")
     classes: Sequence[str] = description["classes"]
     parameters = sum(parameter.numel() for parameter in network.parameters())
     facts = {
@@ -84,13 +90,19 @@ def card(description: Mapping[str, Any], network: nn.Module) -> str:
         "written by": f"alphabar {description['alphabar']}",
     }
     text = TEXT.format(
+        tags="alphabar, ddpm" if factory else "alphabar, diffusers, ddpm",
         what=f"{height}×{width} images" + (f" of {len(classes)} classes" if classes else ""),
         facts=_rows(facts),
+        network=f', network="{factory}"' if factory else "",
+        option=f" --network {factory}" if factory else "",
         labels=f", labels=torch.arange(16) % {len(classes)}" if classes else "",
         shape=f"{depth}, {height}, {width}",
     )
     training = {f"`{name}`": f"`{value}`" for name, value in description["training"].items()}
-    text += LABELLED if classes else ""
+    if factory:
+        text += OWN.format(factory=factory)
+    elif classes:
+        text += LABELLED
     return text + (TRAINING.format(settings=_rows(training)) if training else "")
 
 

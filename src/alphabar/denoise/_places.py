@@ -12,10 +12,11 @@ from alphabar.errors import CheckpointError, MissingExtraError
 
 __all__ = [
     "DESCRIPTION",
+    "WEIGHTS",
     "check_place",
     "first_line",
+    "is_checkpoint",
     "is_hub_name",
-    "is_pipeline",
     "local",
     "open_diffusers",
     "part",
@@ -23,6 +24,7 @@ __all__ = [
 ]
 
 DESCRIPTION = "alphabar.json"
+WEIGHTS = "network.safetensors"  # of a network that is no diffusers model
 
 HIDDEN = ".alphabar-"  # how the names begin of what a killed process leaves behind
 KEPT = frozenset(  # of a run that has no result yet
@@ -30,7 +32,7 @@ KEPT = frozenset(  # of a run that has no result yet
 )
 WRITTEN = (
     *("model_index.json", "scheduler/scheduler_config.json"),
-    *("unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
+    *("unet/config.json", "unet/diffusion_pytorch_model.safetensors", WEIGHTS),
 )
 FILES = ("*.json", "*.safetensors", "unet/*.json", "unet/*.safetensors", "scheduler/*.json")
 PICKLED = ("*.bin", "unet/*.bin")
@@ -67,9 +69,10 @@ def _is_free(place: Path) -> bool:
     return ours or all(path.name.startswith(HIDDEN) or path.name in KEPT for path in place.iterdir())
 
 
-def is_pipeline(place: Path) -> bool:
-    """Return whether a folder is a pipeline's."""
-    return (place / "model_index.json").is_file()
+def is_checkpoint(place: Path) -> bool:
+    """Return whether a folder is a pipeline's, or holds a network of one's own."""
+    own = (place / WEIGHTS).is_file() and (place / DESCRIPTION).is_file()
+    return own or (place / "model_index.json").is_file()
 
 
 def is_hub_name(name: str) -> bool:
@@ -93,7 +96,7 @@ def local(path_or_name: str | Path) -> Path:
     place = Path(path_or_name)
     if place.is_dir():
         finish(place, DESCRIPTION)
-    if is_pipeline(place):
+    if is_checkpoint(place):
         return place
     if place.exists():
         raise CheckpointError(

@@ -89,8 +89,9 @@ class Denoiser:
         device: str | torch.device | None = None,
         *,
         prediction: str | Parameterisation | None = None,
+        network: str | None = None,
     ) -> Denoiser:
-        """Open a diffusers pipeline of an unconditional or class-conditional network.
+        """Open a run, or a diffusers pipeline of an unconditional or class-conditional network.
 
         Args:
             path_or_name: a folder with ``unet/`` and ``scheduler/``, or the name of a pipeline on the Hugging
@@ -98,27 +99,31 @@ class Denoiser:
             labels: (B,) class labels, where the network has classes.
             device: where its weights go.
             prediction: in place of the one the folder names, which may be in no table.
+            network: consent to run the code of the factory, ``package.module:factory``, that a run asks for.
 
         Raises:
-            CheckpointError: no such pipeline, one of another kind, or labels that it does not take.
+            CheckpointError: no such pipeline, one of another kind, or labels that it does not take; no
+                consent to the code that it asks for.
+            ConfigError: the factory cannot be imported, or does not build a network.
             UnknownNameError: a prediction or a noise schedule that is not known.
             MissingExtraError: diffusers is not installed.
         """
         from alphabar.denoise import pretrained  # what reads files is loaded by those who do
 
-        loaded = pretrained.read(path_or_name, prediction=prediction)
+        loaded = pretrained.read(path_or_name, prediction=prediction, network=network)
         pretrained.check_labels(loaded.classes, labels)
         there = None if labels is None else labels.to(device)
         return cls(loaded.network.to(device), loaded.schedule, loaded.prediction, there)
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write network, schedule and prediction as a pipeline folder that diffusers opens.
+        """Write network, schedule and prediction as a folder; of a diffusers model as its pipeline.
 
         Args:
             folder: where; the files of a checkpoint that is already there are replaced.
 
         Raises:
-            CheckpointError: a network without a diffusers configuration, or a place that is something else.
+            CheckpointError: a network without a diffusers configuration, and of no run; or a place that is
+                something else.
             MissingExtraError: diffusers is not installed.
         """
         from alphabar.denoise import pretrained

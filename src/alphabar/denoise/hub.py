@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from alphabar.denoise._card import CARD
-from alphabar.denoise._places import DESCRIPTION, first_line, is_hub_name, is_pipeline
+from alphabar.denoise._places import DESCRIPTION, first_line, is_checkpoint, is_hub_name
 from alphabar.denoise.files import finish, is_untouched, listed, read_json
 from alphabar.errors import CheckpointError, ConfigError, MissingExtraError
 
@@ -58,7 +58,7 @@ def _files(place: Path) -> list[str]:
     """Return the names of a run's files, each checked to be the one that was written."""
     if place.is_dir():
         finish(place, DESCRIPTION)
-    if not is_pipeline(place) or not (place / DESCRIPTION).is_file():
+    if not is_checkpoint(place) or not (place / DESCRIPTION).is_file():
         raise CheckpointError(f"{place} is no run of alphabar: give the folder that training has written")
     files: Mapping[str, Any] | None = listed(read_json(place / DESCRIPTION), place / DESCRIPTION)
     if files is None:

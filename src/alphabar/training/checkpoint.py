@@ -1,6 +1,7 @@
 """Checkpoints: a pipeline folder as a trained network with its classes and the record of its training.
 
-    RUN/model_index.json, unet/, scheduler/     what ``DDPMPipeline.from_pretrained`` reads
+    RUN/model_index.json, unet/, scheduler/     what ``DDPMPipeline.from_pretrained`` reads, or
+    RUN/network.safetensors                     a network of one's own
     RUN/alphabar.json                           value range, classes, how it was trained, its files
 
 :mod:`alphabar.denoise.pretrained` writes and reads the folder.
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from alphabar.denoise import ClassifierFree, Clipped, Denoise, Denoiser, pretrained
+from alphabar.denoise.factories import Factory
 from alphabar.denoise.pretrained import Pretrained, check_labels, check_place
 from alphabar.errors import CheckpointError, ConfigError, look_up
 from alphabar.process import Parameterisation, named
@@ -41,10 +43,19 @@ class Checkpoint:
     network that was trained here."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """How it was trained, as JSON values."""
+    factory: Factory | None = None
+    """What builds the network, where it is no diffusers model."""
+
+    @property
+    def can_be_saved(self) -> bool:
+        """Whether a folder could describe the network: as a diffusers model, or by its factory."""
+        return self.factory is not None or hasattr(self.network, "save_pretrained")
 
     @property
     def learns_variance(self) -> bool:
         """Whether the network returns twice the channels of the image."""
+        if self.factory:
+            return self.factory.learns_variance
         config = getattr(self.network, "config", None)
         return getattr(config, "out_channels", self.shape[0]) == 2 * self.shape[0]
 
@@ -87,9 +98,11 @@ class Checkpoint:
     def digest(self) -> str:
         """Return a SHA-256, in hexadecimal digits, of all that samples depend on.
 
-        That is the weights and the configuration of the network, the schedule, and what is predicted.
+        That is the weights and the configuration of the network, the schedule, and what is predicted. Of the
+        code of a factory it is the name.
         """
-        config = {k: v for k, v in getattr(self.network, "config", {}).items() if not k.startswith("_")}
+        settings = asdict(self.factory) if self.factory else getattr(self.network, "config", {})
+        config = {k: v for k, v in settings.items() if not k.startswith("_")}
         described = (config, self.schedule.to_config(), named(self.prediction).name, self.shape, self.classes)
         found = hashlib.sha256(repr(described).encode())
         for name, value in self.network.state_dict().items():
@@ -121,7 +134,7 @@ def save(folder: str | Path, checkpoint: Checkpoint, *, also: Callable[[Path], o
 
     Args:
         folder: where.
-        checkpoint: with a diffusers model as its network, as ``UNet2DModel`` is.
+        checkpoint: with a diffusers model as its network, as ``UNet2DModel`` is, or with a factory.
         also: called with the folder that is being filled, to put more files there.
 
     Raises:
@@ -129,21 +142,29 @@ def save(folder: str | Path, checkpoint: Checkpoint, *, also: Callable[[Path], o
             holds something else, or cannot be written.
         MissingExtraError: diffusers is not installed.
     """
-    described = {
+    described: dict[str, Any] = {
         "classes": checkpoint.classes,
         "shape": checkpoint.shape,
         "training": dict(checkpoint.training),
     }
+    if checkpoint.factory:
+        described |= {"factory": checkpoint.factory.name, "learned_variance": checkpoint.learns_variance}
     contents = Pretrained(checkpoint.network, checkpoint.schedule, checkpoint.prediction, described)
     return pretrained.write(folder, contents, also=also)
 
 
-def load(path_or_name: str | Path, *, prediction: str | Parameterisation | None = None) -> Checkpoint:
+def load(
+    path_or_name: str | Path,
+    *,
+    prediction: str | Parameterisation | None = None,
+    network: str | None = None,
+) -> Checkpoint:
     """Read a checkpoint, or any diffusers pipeline with a ``UNet2DModel`` and a scheduler.
 
+    Of a network of one's own, ``network="package.module:factory"`` allows to run the code that builds it.
     Arguments and errors as in :func:`alphabar.denoise.pretrained.read`.
     """
-    return _checkpoint(pretrained.read(path_or_name, prediction=prediction))
+    return _checkpoint(pretrained.read(path_or_name, prediction=prediction, network=network))
 
 
 def of(denoiser: Denoiser) -> Checkpoint:
@@ -158,4 +179,7 @@ def of(denoiser: Denoiser) -> Checkpoint:
 
 def _checkpoint(found: Pretrained) -> Checkpoint:
     training = found.description.get("training", {})
-    return Checkpoint(found.network, found.schedule, found.prediction, found.shape, found.classes, training)
+    return Checkpoint(
+        *(found.network, found.schedule, found.prediction, found.shape, found.classes, training),
+        factory=found.factory,
+    )

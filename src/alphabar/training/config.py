@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from alphabar.checks import check_count, check_levels
+from alphabar.denoise.factories import check_name
 from alphabar.errors import ConfigError, look_up
 from alphabar.process import PARAMETERISATIONS
 from alphabar.schedule import FAMILIES
@@ -16,7 +17,9 @@ from alphabar.training.loss import LOSSES
 from alphabar.training.objective import VARIANCES
 from alphabar.training.timesteps import TIMESTEPS
 
-__all__ = ["GIVEN", "PRECISIONS", "TrainConfig", "has_bfloat16"]
+__all__ = ["GIVEN", "PRECISIONS", "UNET", "TrainConfig", "has_bfloat16"]
+
+UNET = "unet"
 
 GIVEN = "(given)"
 """In the record of a run: what was handed to ``train`` as it is, and has no name."""
@@ -85,6 +88,8 @@ class TrainConfig:
     timesteps: str = _one_of(TIMESTEPS, "stratified")
     """How t is drawn; stratified is uniform, with one t from each of B equal parts."""
 
+    network: str = UNET
+    """What is trained: "unet", or what builds a network of your own, "package.module:factory"."""
     channels: tuple[int, ...] = ()
     """Channels of each level of the U-Net; by default as suits the image."""
     steps: int = _may_change(2000)
@@ -132,6 +137,11 @@ class TrainConfig:
         settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
         return cls(**settings)
 
+    @property
+    def factory_name(self) -> str | None:
+        """The name of what builds a network of one's own; None where ``network`` says something else."""
+        return None if self.network in (UNET, GIVEN) else self.network
+
     def __post_init__(self) -> None:
         """Refuse settings that cannot work, before anything is loaded.
 
@@ -143,6 +153,12 @@ class TrainConfig:
         for each in fields(TrainConfig):
             if "choices" in each.metadata:
                 look_up(each.metadata["choices"], getattr(self, each.name), each.name)
+        if self.factory_name is not None:
+            check_name(self.factory_name)
+            if self.channels:
+                raise ConfigError(
+                    f"channels are those of the U-Net, and network is {self.network}: leave them out"
+                )
         for name in ("learning_rate", "clip_norm", "seconds"):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -1,6 +1,6 @@
 """Keeps a training run on disk while it goes on: checkpoints to resume from, and its result so far.
 
-    RUN/model_index.json, unet/, …         the averaged network, which diffusers and ``alphabar sample`` open
+    RUN/alphabar.json, …                   the averaged network, which ``alphabar sample`` opens
     RUN/checkpoints/step-00012000/         what the run needs to go on
 
 The loop waits for a copy of the tensors in memory; another thread writes them.
@@ -42,7 +42,8 @@ def kept(
 ) -> Iterator[TrainStep]:
     """Yield the steps of a training, and keep it in a folder; at the end, what was written last is complete.
 
-    The result so far is written at the first step, and with every checkpoint. A checkpoint that cannot be
+    The result so far is written at the first step, and with every checkpoint; not that of a network that was
+    given, has no name, and is no diffusers model: no folder could describe it. A checkpoint that cannot be
     written in between, on a full disk for instance, is a warning, and training goes on; at the end it is an
     error. Under several processes all must take part.
 
@@ -152,5 +153,5 @@ class _Keeper:
             remove(self.run, self.keep)
 
     def _save(self, result: Checkpoint) -> None:
-        if hasattr(result.network, "save_pretrained"):
+        if result.can_be_saved:
             save(self.run, result)

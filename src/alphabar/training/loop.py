@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from alphabar.errors import DataError
 from alphabar.schedule import FAMILIES
 from alphabar.training.checkpoint import Checkpoint
-from alphabar.training.config import GIVEN, TrainConfig
+from alphabar.training.config import GIVEN, UNET, TrainConfig
 from alphabar.training.data import Batch, ImageData, Progress, load_data
 from alphabar.training.engine import make_accelerator, share_of
 from alphabar.training.objective import Objective
@@ -76,9 +76,9 @@ def train(
     Args:
         config: every setting.
         data: images to train on in place of ``config.data``; the run records the source they were read from.
-        network: any module called as ``network(x, time)`` as a :class:`~alphabar.denoise.Denoiser` calls it
-            (with ``class_labels=`` when class-conditional) that returns the shape of x, or twice its channels
-            to learn its variance, or an object whose ``sample`` is that; by default a ``UNet2DModel``.
+        network: in place of a new one, any module called as :mod:`alphabar.denoise.factories` says; it may
+            also return an object whose ``sample`` is the answer. By default what ``config.network`` names is
+            built, and only of that, or of a diffusers model, can the result be saved and opened again.
         resume: a run whose newest checkpoint is gone on from, with a network of the same form.
 
     Raises:
@@ -92,6 +92,8 @@ def train(
     """
     if data is not None:
         config = replace(config, data=data.source or GIVEN)
+    if network is not None and config.network == UNET:
+        config = replace(config, network=GIVEN)
     accelerator = make_accelerator()
     share = share_of(config.batch_size, config.accumulate, accelerator)
     schedule = FAMILIES[config.schedule](config.diffusion_steps)

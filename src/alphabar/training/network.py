@@ -1,15 +1,19 @@
-"""The network of the training command: diffusers' ``UNet2DModel``, sized from the image."""
+"""The network of a training: diffusers' ``UNet2DModel``, sized from the image, or one of your own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
+from alphabar.denoise.factories import Factory
 from alphabar.errors import ConfigError, MissingExtraError
+from alphabar.training.config import GIVEN, TrainConfig
+from alphabar.training.objective import VARIANCES
 
-__all__ = ["unet"]
+__all__ = ["factory_of", "new_network", "unet"]
 
 WIDTHS: dict[int, tuple[int, ...]] = {
     8: (32, 64),
@@ -66,6 +70,35 @@ def unet(
         num_class_embeds=classes + 1 if classes else None,
     )
     return network
+
+
+def factory_of(config: TrainConfig, shape: tuple[int, int, int], classes: int) -> Factory | None:
+    """Return what builds the network of a training; None for the U-Net and what has no name."""
+    if config.factory_name is None:
+        return None
+    return Factory(config.factory_name, shape, classes, VARIANCES[config.variance] * shape[0])
+
+
+def new_network(config: TrainConfig, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Return the network of a training as it begins, which depends on the seed.
+
+    Args:
+        config: the settings.
+        shape: (C, H, W).
+        classes: how many labels it takes, beside "no label".
+
+    Raises:
+        ConfigError: settings of which no network can be built, or one that has no name.
+        MissingExtraError: diffusers is not installed.
+    """
+    if factory := factory_of(config, shape, classes):
+        return factory.build(config.seed)
+    if config.network == GIVEN:
+        raise ConfigError("the network was handed to the training as it is: hand it over again, or name it")
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(config.seed)
+        out_channels = VARIANCES[config.variance] * shape[0]
+        return unet(shape, channels=config.channels, classes=classes, out_channels=out_channels)
 
 
 def _default_widths(size: int) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from alphabar.denoise import network_output
+from alphabar.denoise.factories import Factory, check_call
 from alphabar.errors import CheckpointError, ConfigError, NoAnswerError
 from alphabar.schedule import NoiseSchedule
 from alphabar.training.attention import WrittenOut
@@ -23,8 +24,8 @@ from alphabar.training.config import PRECISIONS, TrainConfig
 from alphabar.training.data import Batch, ImageData
 from alphabar.training.draw import Draw, Examples
 from alphabar.training.engine import prepare, share_of, whole
-from alphabar.training.network import unet
-from alphabar.training.objective import VARIANCES, Objective
+from alphabar.training.network import factory_of, new_network
+from alphabar.training.objective import Objective
 from alphabar.training.state import TrainState, check_same, live_tensors, newest, read_into
 
 __all__ = ["Trainer", "Update"]
@@ -53,6 +54,8 @@ class Trainer:
     objective: Objective
     shape: tuple[int, int, int]
     classes: tuple[str, ...]
+    factory: Factory | None
+    """What builds the network, where it is one's own."""
     images: int
     """How many the data have."""
     template: nn.Module
@@ -82,14 +85,17 @@ class Trainer:
         depth, height, width = data.shape
         shape, device = (depth, height, width), accelerator.device
         part = share_of(config.batch_size, config.accumulate, accelerator) // config.accumulate
-        bare = network or _new_network(config, shape, len(classes))
+        factory = factory_of(config, shape, len(classes))
+        bare = network or new_network(config, shape, len(classes))
+        if factory:
+            _check_own(bare, factory, objective, device, is_given=network is not None)
         template = copy.deepcopy(bare).cpu()
         optimizer = torch.optim.AdamW(
             bare.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True
         )
         model, holder, optimizer = prepare(bare, optimizer, accelerator)
         return cls(
-            *(config, accelerator, schedule, objective, shape, classes, len(data), template),
+            *(config, accelerator, schedule, objective, shape, classes, factory, len(data), template),
             torch.compile(model) if config.compile else model,
             *(holder, optimizer, Averages(holder, _profiles(config))),
             Draw(config, len(classes), schedule.log_snr.to(device)),
@@ -129,7 +135,8 @@ class Trainer:
             for name, tensor in (*made.named_parameters(), *made.named_buffers()):
                 tensor.copy_(whole(values[name]))
         return Checkpoint(
-            *(made, self.schedule, self.config.prediction, self.shape, self.classes, asdict(self.config))
+            *(made, self.schedule, self.config.prediction, self.shape, self.classes, asdict(self.config)),
+            factory=self.factory,
         )
 
     def update(self, step: int, batch: Batch, first: int, rate: float) -> Update:
@@ -199,8 +206,22 @@ def _classes(config: TrainConfig, data: ImageData) -> tuple[str, ...]:
     return tuple(data.classes or ()) if config.class_conditional else ()
 
 
-def _new_network(config: TrainConfig, shape: tuple[int, int, int], classes: int) -> nn.Module:
-    out_channels = VARIANCES[config.variance] * shape[0]
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(config.seed)
-        return unet(shape, channels=config.channels, classes=classes, out_channels=out_channels)
+def _check_own(
+    network: nn.Module, factory: Factory, objective: Objective, device: torch.device, *, is_given: bool
+) -> None:
+    """Ask a copy of a network once, so that an answer that does not fit is an error before training.
+
+    Raises:
+        ConfigError: it is called otherwise; or it was given, and is not what its factory builds.
+        ShapeError: it returns another shape.
+    """
+    if is_given:
+        factory.check_built(network)
+    x, t = torch.zeros(2, *factory.shape, device=device), torch.zeros(2, dtype=torch.int64, device=device)
+    labels = torch.tensor([0, factory.classes], device=device) if factory.classes else None
+    options = {} if labels is None else {"class_labels": labels}
+    check_call(f"what {factory.name} builds", network.forward, x, t, **options)
+    copied = copy.deepcopy(network).to(device).eval()
+    with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        given, time = objective.ask(x, x, t)
+        objective.losses(network_output(copied, given, time, labels), x, x, t)

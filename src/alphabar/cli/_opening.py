@@ -1,0 +1,33 @@
+"""What commands that open a run share: consent to the code of a network of one's own."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from alphabar.training import Checkpoint, checkpoint
+
+__all__ = ["Opening", "import_from_here"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """A command that opens a run."""
+
+    network: str | None = None
+    """Of a run with a network of your own, the code that builds it and may be run, package.module:factory; it
+    is looked for in the current folder first."""
+
+    def opened(self, run: str | Path) -> Checkpoint:
+        """Return what a run holds; arguments and errors as of :func:`alphabar.training.load`."""
+        if self.network is not None:
+            import_from_here()
+        return checkpoint.load(run, network=self.network)
+
+
+def import_from_here() -> None:
+    """Have modules in the current folder imported, as ``python -m`` does."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)

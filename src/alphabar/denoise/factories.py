@@ -1,0 +1,214 @@
+"""Networks of one's own, by the name of what builds them: ``package.module:factory``.
+
+    network = factory((C, H, W), classes=K, out_channels=N)      a torch.nn.Module
+    network(x, time), or network(x, time, class_labels=labels) where K > 0, returns (B, N, H, W)
+        x: (B, C, H, W);  N = C, or 2C where it learns its variance
+        time: (B,), t in int64, or in float32 between the integers; of flow and EDM networks their own time
+        labels: (B,) int64, 0 … K − 1, and K for "no label"
+
+All that it learns lies in its parameters and buffers. A run records the name of the factory, never its code:
+whoever opens the run has that code, and says by the same name that it may be run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from alphabar.errors import CheckpointError, ConfigError, MissingExtraError
+
+__all__ = ["Factory", "check_allowed", "check_call", "check_name", "find", "save_weights"]
+
+
+@dataclass(frozen=True)
+class Factory:
+    """What builds a network, by its name, and what it is called with.
+
+    >>> Factory("mynets:small", (1, 8, 8), classes=10, out_channels=2).learns_variance
+    True
+
+    Args:
+        name: ``package.module:factory``.
+        shape: (C, H, W) of the images.
+        classes: how many labels the network takes, beside "no label"; 0: it takes none.
+        out_channels: C, or 2C where it learns its variance.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    classes: int
+    out_channels: int
+
+    @classmethod
+    def described(cls, description: Mapping[str, Any]) -> Factory | None:
+        """Return the factory that the description of a run names; None where it names none."""
+        if "factory" not in description:
+            return None
+        channels, height, width = description["shape"]
+        times = 2 if description["learned_variance"] else 1
+        shape = (channels, height, width)
+        return cls(description["factory"], shape, len(description["classes"]), times * channels)
+
+    @property
+    def learns_variance(self) -> bool:
+        """Whether the network returns twice the channels of the image."""
+        return self.out_channels == 2 * self.shape[0]
+
+    def build(self, seed: int = 0) -> nn.Module:
+        """Import the factory, and return a new network.
+
+        Args:
+            seed: of the parameters it begins with.
+
+        Raises:
+            ConfigError: no such module or factory; one that is called otherwise, or returns something else.
+        """
+        factory = find(self.name)
+        options = {"classes": self.classes, "out_channels": self.out_channels}
+        check_call(self.name, factory, self.shape, **options)
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(seed)
+            network = factory(self.shape, **options)
+        if not isinstance(network, nn.Module):
+            raise ConfigError(f"{self.name} returned a {type(network).__name__}: expected a torch.nn.Module")
+        return network
+
+    def check_built(self, network: nn.Module) -> None:
+        """Require a network whose parameters and buffers are those of what the factory builds.
+
+        Raises:
+            ConfigError: with the first that differs; and as :meth:`build`.
+        """
+        here, there = _shapes(network), _shapes(self.build())
+        if here != there:
+            name = min(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
+            is_now, built = here.get(name, "nothing"), there.get(name, "nothing")
+            raise ConfigError(
+                f"the network is not what {self.name} builds, and its run could not be opened: {name} is "
+                f"{is_now}, and {built} there"
+            )
+
+    def load(self, path: Path) -> nn.Module:
+        """Build the network, and read its weights from a safetensors file.
+
+        Raises:
+            CheckpointError: a file that cannot be read, or holds the weights of another network.
+            ConfigError: as :meth:`build`.
+        """
+        network, library = self.build(), _safetensors()
+        try:
+            library.torch.load_model(network, path)
+        except (OSError, RuntimeError, library.SafetensorError) as error:
+            why = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"{path} does not load into what {self.name} builds: {why}") from error
+        return network.eval()
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """Write parameters and buffers as a safetensors file; what is shared is written once.
+
+    Raises:
+        MissingExtraError: safetensors is not installed.
+    """
+    _safetensors().torch.save_model(network, path)
+
+
+def check_name(name: str) -> None:
+    """Require a name of the form ``package.module:factory``.
+
+    Raises:
+        ConfigError: another form.
+    """
+    module, _, factory = str(name).partition(":")
+    if not isinstance(name, str) or not all(part.isidentifier() for part in f"{module}.{factory}".split(".")):
+        raise ConfigError(
+            f"network is {name!r:.80}: expected the name of what builds it, such as 'package.module:factory'"
+        )
+
+
+def find(name: str) -> Callable[..., Any]:
+    """Import the module that a name leads to, and return the factory in it.
+
+    An error in that module is raised as it is.
+
+    Raises:
+        ConfigError: another form of name, no such module, nothing of that name in it, or nothing to call.
+    """
+    check_name(name)
+    module, _, factory = name.partition(":")
+    try:
+        imported = importlib.import_module(module)
+    except ModuleNotFoundError as missing:
+        if not f"{module}.".startswith(f"{missing.name}."):
+            raise  # of what this module imports
+        raise ConfigError(f"network is {name!r}: there is no module {missing.name} to import") from None
+    try:
+        found = attrgetter(factory)(imported)
+    except AttributeError:
+        raise ConfigError(f"network is {name!r}: {module} has no {factory}") from None
+    if not callable(found):
+        raise ConfigError(f"network is {name!r}, a {type(found).__name__}: expected a function or a class")
+    return found  # type: ignore[no-any-return]
+
+
+def check_call(what: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+    """Require a function that can be called in this way.
+
+    Raises:
+        ConfigError: its parameters are others.
+    """
+    try:
+        parameters = inspect.signature(function)
+    except ValueError:  # built in: it does not say
+        return
+    try:
+        parameters.bind(*arguments, **options)
+    except TypeError as error:
+        given = ", ".join(["…"] * len(arguments) + [f"{name}=…" for name in options])
+        raise ConfigError(f"{what} is called as ({given}), and does not take that: {error}") from None
+
+
+def check_allowed(recorded: str | None, allowed: str | None, place: object) -> None:
+    """Require consent to the code that a run asks for; nothing is imported here.
+
+    Args:
+        recorded: the name of the factory that the run asks for; None for a network of diffusers.
+        allowed: the name that the user gives.
+        place: the run.
+
+    Raises:
+        CheckpointError: no consent, or to another factory.
+    """
+    if recorded == allowed:
+        return
+    if recorded is None:
+        raise CheckpointError(f"{place} holds a network of diffusers, none of {allowed}: leave out network")
+    if allowed is None:
+        raise CheckpointError(
+            f"{place} holds a network that the code {recorded} builds. If you have that code and trust it, "
+            f"say so: network={recorded!r} in Python, --network {recorded} on the command line"
+        )
+    raise CheckpointError(
+        f"{place} holds a network that the code {recorded} builds, and what may run is {allowed}: give the "
+        "name that the run asks for"
+    )
+
+
+def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise MissingExtraError("a checkpoint", "train") from None
+    return safetensors
