@@ -1,6 +1,10 @@
 """``alphabar evaluate``: a run and folders, what its JSON says, comparisons, wrong arguments."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,6 +129,26 @@ def test_a_run_is_sampled_from_several_seeds_and_scored(folders, tmp_path, capsy
     assert card.count("## How good its samples are") == 1
     assert f"| frechet | {record['frechet']['value']:.4g} |" in card
     assert card.startswith("---\nlibrary_name: alphabar")
+
+
+@pytest.mark.long
+def test_two_processes_score_as_one(folders, tmp_path):
+    run = tmp_path / "run"
+    assert main(["train", str(folders / "good"), *TRAIN[1:], "--out", str(run)]) == 0
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    evaluate = ["evaluate", str(run), "--data", str(folders / "data"), "--num", "150", "--steps", "2"]
+    found = []
+    for name, launcher, separator in (("one", [], []), ("two", launch, ["--"])):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / name)}
+        command = [sys.executable, *launcher, "-m", *separator, "alphabar", *evaluate]
+        subprocess.run(command, env=environment, capture_output=True, check=True, cwd=tmp_path)
+        (place,) = (run / "evaluation").iterdir()
+        found.append(json.loads((place / "evaluation.json").read_text()))
+        shutil.rmtree(place)
+    one, two = found
+    assert two["machine"].pop("processes") == "2"
+    assert one["machine"].pop("processes") == "1"
+    assert one == two
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import Tensor
 
 from alphabar.cli import plots
@@ -30,8 +29,7 @@ from alphabar.cli._signals import signals
 from alphabar.denoise.files import held, read_json, remove_drafts, whole_file
 from alphabar.errors import CheckpointError, ConfigError
 from alphabar.samplers import track
-from alphabar.training import to_unit
-from alphabar.training.engine import needs_cpu
+from alphabar.training import engine, to_unit
 
 __all__ = ["RECORD", "Settings", "Source", "draw", "grid_of", "processes"]
 
@@ -86,7 +84,7 @@ def grid_of(place: Path) -> Path:
 
 def processes() -> Any:
     """Return what this process knows of the others, under ``torchrun`` or ``accelerate launch``."""
-    return PartialState(cpu=needs_cpu(), timeout=LONGEST)
+    return engine.processes(timeout=LONGEST)
 
 
 def draw(place: Path, settings: Settings, source: Source, *, replace: bool) -> None:

@@ -14,7 +14,7 @@ from tyro.conf import Positional
 from alphabar.checks import check_count
 from alphabar.cli import plots
 from alphabar.cli._arguments import check_seed, device, readable, wrote
-from alphabar.cli._samples import RECORD
+from alphabar.cli._samples import RECORD, processes
 from alphabar.cli.sampling import Sample, Sampled
 from alphabar.denoise._card import CARD, with_scores
 from alphabar.denoise.files import check_writable, read_json, whole_file
@@ -71,6 +71,7 @@ class Evaluate(Sampled):
             _print_comparison([read_scores(path) for path in self.compare], self.compare)
             return
         self._check()
+        processes()  # before whatever else asks for them, since the first call decides how long one waits
         is_run = is_checkpoint(Path(self.run)) or not Path(self.run).exists()
         source = self.opened(self.run) if is_run else load_data(self.run)
         channels, size, _ = source.shape

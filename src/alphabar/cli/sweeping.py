@@ -15,6 +15,7 @@ from alphabar.checks import check_count
 from alphabar.cli import plots
 from alphabar.cli._arguments import check_seed, counts, device, one_of, readable, wrote
 from alphabar.cli._opening import Opening
+from alphabar.cli._samples import processes
 from alphabar.denoise.files import check_writable, read_json, whole_file
 from alphabar.errors import AlphabarError, ConfigError, look_up
 from alphabar.evaluation import Features, draw, features_by_name, features_of, split
@@ -72,6 +73,7 @@ class Sweep(Opening):
 
     def __call__(self) -> None:
         """Draw and score each setting, keep what is known after each, and write the curves."""
+        processes()
         tried = [(sampler, count) for sampler in self.samplers for count in counts(self.evals)]
         check_count(num=self.num)
         check_seed(self.seed)

@@ -21,6 +21,7 @@ __all__ = [
     "make_accelerator",
     "needs_cpu",
     "prepare",
+    "processes",
     "share_of",
     "share_out",
     "summed",
@@ -80,9 +81,7 @@ def prepare(network: nn.Module, optimizer: Any, accelerator: Any) -> tuple[nn.Mo
 
 def any_process(flag: bool) -> bool:
     """Return whether the flag is set in any process; all must ask together."""
-    from accelerate import PartialState
-
-    state = PartialState()
+    state = processes()
     if state.num_processes == 1:
         return flag
     found = torch.tensor(float(flag), device=state.device)
@@ -96,11 +95,16 @@ def summed(tensor: Tensor) -> Tensor:
     return total
 
 
-def share_out(items: Sequence[Item]) -> tuple[Sequence[Item], bool]:
-    """Return those of some items that are this process's to do, and whether it is the first process."""
+def processes(**options: Any) -> Any:
+    """Return accelerate's ``PartialState``, what this process knows of the others; made by the first call."""
     from accelerate import PartialState
 
-    state = PartialState(cpu=needs_cpu())
+    return PartialState(cpu=needs_cpu(), **options)
+
+
+def share_out(items: Sequence[Item]) -> tuple[Sequence[Item], bool]:
+    """Return those of some items that are this process's to do, and whether it is the first process."""
+    state = processes()
     return items[state.process_index :: state.num_processes], bool(state.is_main_process)
 
 
