@@ -149,8 +149,8 @@ def test_damaged_weights_of_the_usual_name_are_refused(tmp_path):
     ("name", "error", "says"),
     [
         ("inceptoin", UnknownNameError, "dinov2"),
-        ("no_such_module:f", ConfigError, "package.module:function"),
-        ("math:pi", ConfigError, "no function"),
+        ("no_such_module:f", ConfigError, "no module no_such_module"),
+        ("math:pi", ConfigError, "expected a function"),
         ("missing.onnx", CheckpointError, "no file"),
         ("missing.pt", CheckpointError, "no file"),
     ],

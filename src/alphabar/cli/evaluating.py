@@ -14,6 +14,7 @@ from tyro.conf import Positional
 from alphabar.checks import check_count
 from alphabar.cli import plots
 from alphabar.cli._arguments import check_seed, device, readable, wrote
+from alphabar.cli._opening import import_from_here
 from alphabar.cli._samples import RECORD, processes
 from alphabar.cli.sampling import Sample, Sampled
 from alphabar.denoise._card import CARD, with_scores
@@ -81,6 +82,7 @@ class Evaluate(Sampled):
         if isinstance(source, ImageData) and num > available:
             raise ConfigError(f"num is {num}, and {self.run} holds {available} images")
         real, reference = split(data, num)
+        import_from_here()
         features = features_by_name(self.features, reference, weights=self.weights, device=device())
         folders, place = [Path(self.run)], Path(f"{self.run}.{NAME}")
         if isinstance(source, Checkpoint):

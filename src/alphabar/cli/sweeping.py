@@ -14,7 +14,7 @@ from tyro.conf import Positional
 from alphabar.checks import check_count
 from alphabar.cli import plots
 from alphabar.cli._arguments import check_seed, counts, device, one_of, readable, wrote
-from alphabar.cli._opening import Opening
+from alphabar.cli._opening import Opening, import_from_here
 from alphabar.cli._samples import processes
 from alphabar.denoise.files import check_writable, read_json, whole_file
 from alphabar.errors import AlphabarError, ConfigError, look_up
@@ -84,6 +84,7 @@ class Sweep(Opening):
         samplers = _planned(loaded, tried, self.spacing)
         channels, size, _ = loaded.shape
         real, reference = split(load_data(self.data, size=size, channels=channels), self.num)
+        import_from_here()
         features = features_by_name(self.features, reference, weights=self.weights, device=device())
         known = features_of(reference, features, "reference")
 

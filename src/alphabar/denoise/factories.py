@@ -121,8 +121,12 @@ def save_weights(network: nn.Module, path: Path) -> None:
     _safetensors().torch.save_model(network, path)
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, what: str = "network") -> None:
     """Require a name of the form ``package.module:factory``.
+
+    Args:
+        name: as a user gives it.
+        what: the setting that has it.
 
     Raises:
         ConfigError: another form.
@@ -130,32 +134,36 @@ def check_name(name: str) -> None:
     module, _, factory = str(name).partition(":")
     if not isinstance(name, str) or not all(part.isidentifier() for part in f"{module}.{factory}".split(".")):
         raise ConfigError(
-            f"network is {name!r:.80}: expected the name of what builds it, such as 'package.module:factory'"
+            f"{what} is {name!r:.80}: expected the name of what makes it, such as 'package.module:function'"
         )
 
 
-def find(name: str) -> Callable[..., Any]:
-    """Import the module that a name leads to, and return the factory in it.
+def find(name: str, what: str = "network") -> Callable[..., Any]:
+    """Import the module that a name leads to, and return the function or class in it.
 
     An error in that module is raised as it is.
+
+    Args:
+        name: ``package.module:function``.
+        what: the setting that has it.
 
     Raises:
         ConfigError: another form of name, no such module, nothing of that name in it, or nothing to call.
     """
-    check_name(name)
+    check_name(name, what)
     module, _, factory = name.partition(":")
     try:
         imported = importlib.import_module(module)
     except ModuleNotFoundError as missing:
         if not f"{module}.".startswith(f"{missing.name}."):
             raise  # of what this module imports
-        raise ConfigError(f"network is {name!r}: there is no module {missing.name} to import") from None
+        raise ConfigError(f"{what} is {name!r}: there is no module {missing.name} to import") from None
     try:
         found = attrgetter(factory)(imported)
     except AttributeError:
-        raise ConfigError(f"network is {name!r}: {module} has no {factory}") from None
+        raise ConfigError(f"{what} is {name!r}: {module} has no {factory}") from None
     if not callable(found):
-        raise ConfigError(f"network is {name!r}, a {type(found).__name__}: expected a function or a class")
+        raise ConfigError(f"{what} is {name!r}, a {type(found).__name__}: expected a function or a class")
     return found  # type: ignore[no-any-return]
 
 

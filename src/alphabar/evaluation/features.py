@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alphabar.denoise.factories import find
 from alphabar.denoise.files import digest
 from alphabar.errors import CheckpointError, ConfigError, DataError, MissingExtraError, UnknownNameError
 from alphabar.evaluation.cache import hash_of
@@ -182,13 +183,7 @@ def _in_colour(images: Tensor) -> Tensor:
 
 
 def _own(asked: _Asked) -> Features:
-    module, _, attribute = asked.name.partition(":")
-    try:
-        function = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"features {asked.name}: {error}: expected package.module:function") from None
-    if not callable(function):
-        raise ConfigError(f"features {asked.name}: {function!r:.60} is no function")
+    function = find(asked.name, "features")
     source = inspect.getsourcefile(
         inspect.unwrap(function) if inspect.isfunction(function) else type(function)
     )
