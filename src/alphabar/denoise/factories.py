@@ -134,7 +134,7 @@ def check_name(name: str, what: str = "network") -> None:
     module, _, factory = str(name).partition(":")
     if not isinstance(name, str) or not all(part.isidentifier() for part in f"{module}.{factory}".split(".")):
         raise ConfigError(
-            f"{what} is {name!r:.80}: expected the name of what makes it, such as 'package.module:function'"
+            f"{what} is {name!r:.80}: expected the name of what makes it, such as 'package.module:factory'"
         )
 
 
