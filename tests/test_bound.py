@@ -2,15 +2,15 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from cases import COSINE, normals
+from improved_diffusion import vb_terms_bpd
 from torch import nn
 
 from alphabar import DDPM, NoiseSchedule, sample
 from alphabar.process import add_noise, target, to_x_0
-from alphabar.training.bound import bits_per_dimension, variance_range
+from alphabar.training.bound import chain_steps, term_bits
 from alphabar.training.config import TrainConfig
 from alphabar.training.data import ImageData
 from alphabar.training.loop import train
@@ -24,54 +24,6 @@ def pixels(*shape: int, seed: int) -> torch.Tensor:
     return (normals(*shape, seed=seed) * 160 + 128).round().clamp(0, 255) / 127.5 - 1
 
 
-# --- transcribed from improved-diffusion: _vb_terms_bpd and what it calls, in its own arithmetic ---
-
-
-def normal_kl(mean1, logvar1, mean2, logvar2):
-    return 0.5 * (
-        -1.0 + logvar2 - logvar1 + torch.exp(logvar1 - logvar2) + ((mean1 - mean2) ** 2) * torch.exp(-logvar2)
-    )
-
-
-def approx_standard_normal_cdf(x):
-    return 0.5 * (1.0 + torch.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * torch.pow(x, 3))))
-
-
-def discretized_gaussian_log_likelihood(x, means, log_scales):
-    centered_x = x - means
-    inv_stdv = torch.exp(-log_scales)
-    cdf_plus = approx_standard_normal_cdf(inv_stdv * (centered_x + 1.0 / 255.0))
-    cdf_min = approx_standard_normal_cdf(inv_stdv * (centered_x - 1.0 / 255.0))
-    log_cdf_plus = torch.log(cdf_plus.clamp(min=1e-12))
-    log_one_minus_cdf_min = torch.log((1.0 - cdf_min).clamp(min=1e-12))
-    log_delta = torch.log((cdf_plus - cdf_min).clamp(min=1e-12))
-    return torch.where(x < -0.999, log_cdf_plus, torch.where(x > 0.999, log_one_minus_cdf_min, log_delta))
-
-
-def vb_terms_bpd(betas, x_start, x_t, t, pred_xstart, model_var_values):
-    alphas_cumprod = np.cumprod(1.0 - betas)
-    alphas_cumprod_prev = np.append(1.0, alphas_cumprod[:-1])
-    posterior_variance = betas * (1.0 - alphas_cumprod_prev) / (1.0 - alphas_cumprod)
-    posterior_log_variance_clipped = np.log(np.append(posterior_variance[1], posterior_variance[1:]))
-    coef1 = betas * np.sqrt(alphas_cumprod_prev) / (1.0 - alphas_cumprod)
-    coef2 = (1.0 - alphas_cumprod_prev) * np.sqrt(1.0 - betas) / (1.0 - alphas_cumprod)
-
-    def extract(values):
-        return torch.from_numpy(values)[t].reshape(-1, *[1] * (x_t.ndim - 1)).expand(x_t.shape)
-
-    true_mean = extract(coef1) * x_start + extract(coef2) * x_t
-    model_mean = extract(coef1) * pred_xstart + extract(coef2) * x_t
-    min_log, max_log = extract(posterior_log_variance_clipped), extract(np.log(betas))
-    frac = (model_var_values + 1) / 2
-    model_log_variance = frac * max_log + (1 - frac) * min_log
-    kl = normal_kl(true_mean, min_log, model_mean, model_log_variance).flatten(1).mean(1) / np.log(2.0)
-    decoder_nll = -discretized_gaussian_log_likelihood(x_start, model_mean, 0.5 * model_log_variance)
-    return torch.where(t == 0, decoder_nll.flatten(1).mean(1) / np.log(2.0), kl)
-
-
-# --- the bound ---
-
-
 @pytest.mark.parametrize("schedule", [NoiseSchedule.linear(), COSINE], ids=["linear", "cosine"])
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction", "flow", "edm"])
 def test_the_hybrid_loss_is_the_authors_code(schedule, prediction):
@@ -81,7 +33,7 @@ def test_the_hybrid_loss_is_the_authors_code(schedule, prediction):
     variance = normals(5, 3, 4, 4, seed=4)
     x_t = add_noise(schedule, x_0, noise, T)
     x_start = to_x_0(schedule, prediction, x_t, answer, T)
-    vb = vb_terms_bpd(schedule.beta.numpy(), x_0, x_t, T, x_start, variance)
+    vb = vb_terms_bpd(schedule.beta.numpy(), x_0, x_t, T, x_start, "learned_range", variance)
     simple = (answer - target(schedule, prediction, x_0, noise, T)).square().mean()
     expected = simple + 1e-3 * 1000 * vb.mean()  # RESCALED_MSE: vb · T/1000
     found = Objective.of(schedule, prediction, variance="learned_range").loss(
@@ -92,9 +44,9 @@ def test_the_hybrid_loss_is_the_authors_code(schedule, prediction):
 
 
 def test_the_decoders_bins_are_a_distribution():
-    levels, values = variance_range(COSINE), torch.arange(256).double() / 127.5 - 1
+    levels, values = chain_steps(COSINE), torch.arange(256).double() / 127.5 - 1
     for mean, answer in ((0.1, 0.0), (-0.98, 1.0), (1.3, -1.0)):
-        bits = bits_per_dimension(
+        bits = term_bits(
             levels,
             torch.zeros(256, dtype=torch.long),
             values[:, None],
@@ -105,12 +57,12 @@ def test_the_decoders_bins_are_a_distribution():
 
 
 def test_the_range_is_that_of_the_samplers_rows_at_every_t():
-    levels, rows = variance_range(COSINE), DDPM(variance="learned_range").plan(COSINE).rows[::-1]
+    levels, rows = chain_steps(COSINE), DDPM(variance="learned_range").plan(COSINE).rows[::-1]
     for row in rows[1:]:
         assert (levels.low[row.t], levels.high[row.t]) == row.log_variance
-    assert levels.low[0] == levels.low[1]
+    assert float(levels.low[0]) == pytest.approx(float(levels.low[1]), rel=1e-15)
     assert levels.high[0] == pytest.approx(math.log(COSINE.beta[0]), rel=1e-15)
-    assert all(column.isfinite().all() for column in variance_range(NoiseSchedule.from_beta([0.5])))
+    assert all(column.isfinite().all() for column in chain_steps(NoiseSchedule.from_beta([0.5])))
 
 
 def test_the_bound_moves_the_variance_and_not_the_mean():
@@ -125,9 +77,9 @@ def test_the_bound_moves_the_variance_and_not_the_mean():
 
 
 def test_the_gradient_of_the_variance_is_that_of_finite_differences():
-    levels, x_0, error = variance_range(COSINE), pixels(5, 2, 2, seed=1), 0.01 * normals(5, 2, 2, seed=2)
+    levels, x_0, error = chain_steps(COSINE), pixels(5, 2, 2, seed=1), 0.01 * normals(5, 2, 2, seed=2)
     variance = normals(5, 2, 2, seed=3).requires_grad_()
-    assert torch.autograd.gradcheck(lambda v: bits_per_dimension(levels, T, x_0, error, v), variance)
+    assert torch.autograd.gradcheck(lambda v: term_bits(levels, T, x_0, error, v), variance)
 
 
 STEPS, POWER = 20, 0.3**2  # of the chain; of the data, which are normal
@@ -155,7 +107,7 @@ def test_the_learned_variance_is_the_one_that_makes_samples_of_the_data():
     *_, last = train(config, data=ImageData(data), network=Exact())
     trained = last.snapshot()
     # q(x_{t−1} | x_t) = ∫ q(x_{t−1} | x_t, x_0) q(x_0 | x_t) dx_0: its variance is β̃ + b² Var(x_0 | x_t).
-    levels, alpha_bar = variance_range(trained.schedule), trained.schedule.alpha_bar
+    levels, alpha_bar = chain_steps(trained.schedule), trained.schedule.alpha_bar
     left = POWER * (1 - alpha_bar) / (alpha_bar * POWER + 1 - alpha_bar)
     best = (levels.low.exp() + levels.x_0**2 * left).log()
     share = (trained.network.variance.detach().double() + 1) / 2

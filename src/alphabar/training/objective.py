@@ -25,7 +25,7 @@ from alphabar.process import (
     spread,
 )
 from alphabar.schedule import NoiseSchedule
-from alphabar.training.bound import Range, bits_per_dimension, variance_range
+from alphabar.training.bound import Steps, chain_steps, term_bits
 from alphabar.training.loss import weights
 
 __all__ = ["VARIANCES", "Objective"]
@@ -46,8 +46,8 @@ class Objective:
     """Whether the network takes another time than t."""
     weight: Tensor
     """(T,) w(t)."""
-    levels: Range | None
-    """Of the variance, where it is learned."""
+    steps: Steps | None
+    """Of the bound, where the variance is learned."""
 
     @classmethod
     def of(
@@ -82,7 +82,7 @@ class Objective:
             coefficients_table(schedule, kind, place),
             kind.time is not None,
             weights(schedule, kind, loss).to(place),
-            variance_range(schedule, place) if learns else None,
+            chain_steps(schedule, device=place) if learns else None,
         )
 
     def ask(self, x_0: Tensor, noise: Tensor, t: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -115,18 +115,18 @@ class Objective:
         """
         self._check(output, x_0)
         output = output.to(torch.promote_types(output.dtype, x_0.dtype))
-        answer, *variance = output.chunk(2, 1) if self.levels else (output,)
+        answer, *variance = output.chunk(2, 1) if self.steps else (output,)
         error = answer - lincomb(self.table.target[t], (x_0, noise))
         losses = self.weight[t].to(error.dtype) * error.square().flatten(1).mean(1)
-        if self.levels:
+        if self.steps:
             of_x_0 = spread(self.table.x_0[t, 1], x_0).to(error.dtype) * error.detach()
-            bits = bits_per_dimension(self.levels, t, x_0, of_x_0, *variance)
+            bits = term_bits(self.steps, t, x_0, of_x_0, *variance)
             losses = losses + VLB * len(self.weight) * bits
         return losses
 
     def _check(self, output: Tensor, x_0: Tensor) -> None:
-        times = 2 if self.levels else 1
+        times = 2 if self.steps else 1
         expected = (len(x_0), times * x_0.shape[1], *x_0.shape[2:])
         if tuple(output.shape) != expected:
-            why = "the mean and the variance" if self.levels else "one number for each of the images"
+            why = "the mean and the variance" if self.steps else "one number for each of the images"
             raise ShapeError(f"the network returned {tuple(output.shape)}: expected {expected}, {why}")
