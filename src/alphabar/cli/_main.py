@@ -24,6 +24,7 @@ from alphabar.cli.convert import Convert
 from alphabar.cli.evaluating import Evaluate
 from alphabar.cli.explore import Explore
 from alphabar.cli.hub import Push
+from alphabar.cli.likelihood import Likelihood
 from alphabar.cli.report import Report
 from alphabar.cli.sampling import Edit, Inpaint, Interpolate, Sample
 from alphabar.cli.showing import Demo, Info, Noise, Samplers, Schedule
@@ -43,6 +44,7 @@ COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
     "report": Report,
     "evaluate": Evaluate,
     "sweep": Sweep,
+    "likelihood": Likelihood,
     "sample": Sample,
     "edit": Edit,
     "inpaint": Inpaint,

@@ -1,5 +1,6 @@
-"""How good samples are: scores with intervals, beside the same scores of real data."""
+"""How good samples are: scores with intervals, beside the same scores of real data; how probable data are."""
 
+from alphabar.evaluation.bound import Bound, bits_per_dimension
 from alphabar.evaluation.classifier import Classifier, fit_classifier
 from alphabar.evaluation.distances import Moments, frechet_distance, kernel_distance
 from alphabar.evaluation.drawing import draw
@@ -14,26 +15,33 @@ from alphabar.evaluation.evaluating import (
     split,
 )
 from alphabar.evaluation.features import FEATURES, Features, features_by_name
+from alphabar.evaluation.flow import FlowBits, flow_bits_per_dimension
 from alphabar.evaluation.intervals import Interval
+from alphabar.evaluation.likelihood import joined
 from alphabar.evaluation.score import Score, score
 
 __all__ = [
     "FEATURES",
+    "Bound",
     "Classifier",
     "Copies",
     "Evaluation",
     "Features",
+    "FlowBits",
     "Interval",
     "Moments",
     "Score",
     "Scored",
+    "bits_per_dimension",
     "draw",
     "evaluate",
     "features_by_name",
     "features_of",
     "find_copies",
     "fit_classifier",
+    "flow_bits_per_dimension",
     "frechet_distance",
+    "joined",
     "kernel_distance",
     "score",
     "scores_of",
