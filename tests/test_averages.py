@@ -195,6 +195,7 @@ print("SAME")
 """
 
 
+@pytest.mark.long
 def test_sharded_over_two_processes_the_averages_are_those_of_one(tmp_path):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     command = [sys.executable, *launch, sys.executable, "-c", SHARDED, str(tmp_path)]

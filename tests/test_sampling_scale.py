@@ -98,6 +98,7 @@ def test_killed_at_any_moment_it_goes_on_and_the_images_are_those_of_an_undistur
     assert sorted(path.name for path in tmp_path.iterdir()) == ["samples", "samples.png"]
 
 
+@pytest.mark.long
 def test_processes_share_the_work_and_the_images_are_those_of_one(run, undisturbed, tmp_path):
     place = tmp_path / "samples"
     assert killed_at(30, place, [str(run), *SETTINGS])  # one process begins it, two end it

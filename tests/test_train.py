@@ -187,6 +187,7 @@ def test_data_that_do_not_fit_in_memory_train_alike(tmp_path):
     assert losses(config, data=load_data(str(tmp_path), memory_limit=0)) == held
 
 
+@pytest.mark.long
 def test_two_processes_train_as_one_does():
     program = (
         "import json\n"
