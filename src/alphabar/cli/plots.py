@@ -169,7 +169,7 @@ def error_curves(curves: Mapping[str, Sequence[tuple[int, float]]], path: str | 
 def quality_curves(
     curves: Mapping[str, Sequence[tuple[int, float, Interval]]], real: tuple[float, float], path: str | Path
 ) -> None:
-    """Write Fréchet distances with intervals against evaluations, and against seconds a sample.
+    """Write Fréchet distances with intervals against evaluations, and against time.
 
     Args:
         curves: (evaluations, seconds, distance) of each sampler by name.
@@ -181,11 +181,17 @@ def quality_curves(
             distances = [distance for _, _, distance in points]
             values = [distance.value for distance in distances]
             errors = [distance.half_width for distance in distances]
-            for axis, costs in zip(axes, zip(*((n, s) for n, s, _ in points), strict=True), strict=True):
+            costs_of = zip(*((count, 1000 * seconds) for count, seconds, _ in points), strict=True)
+            for axis, costs in zip(axes, costs_of, strict=True):
                 axis.errorbar(costs, values, errors, label=name, marker="o", markersize=4, capsize=2)
-        for axis, cost in zip(axes, ("evaluations of the network", "seconds a sample"), strict=True):
+        for axis, cost in zip(axes, ("evaluations of the network", "milliseconds a sample"), strict=True):
             axis.axhspan(max(real[0], 0), real[1], alpha=0.15, color="black", label="real images")
             axis.set(xlabel=cost, ylabel="Fréchet distance", xscale="log", yscale="log")
+            axis.xaxis.set_minor_formatter("{x:g}")
+            axis.xaxis.set_major_formatter("{x:g}")
+        counts = sorted({count for points in curves.values() for count, _, _ in points})
+        axes[0].set_xticks(counts, labels=map(str, counts))
+        axes[0].set_xticks([], minor=True)
         axes[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
