@@ -395,6 +395,8 @@ def test_every_command_takes_a_network_from_the_current_folder(here, capsys):
     assert main(["interpolate", "run", "a.png", "b.png", "--num", "2", *few]) == 0
     assert main(["average", "run", "--profile", "power(0.2)", "--out", "other", *own]) == 0
     assert main(["sweep", "run", *sweep_, *own]) == 0
+    likely = ["--data", "digits", "--num", "2", "--steps", "2", "--flow-steps", "2"]
+    assert main(["likelihood", "run", *likely, *own]) == 0
     scored = ["--data", "digits", "--num", "20", "--features", "mine:pixels"]
     assert main(["evaluate", "run", *scored, *few]) == 0
     assert main(["report", "run"]) == 0

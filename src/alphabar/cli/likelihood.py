@@ -19,6 +19,7 @@ from tyro.conf import Positional
 import alphabar
 from alphabar.checks import check_count
 from alphabar.cli._arguments import check_memory, check_seed, device, one_of, readable, wrote
+from alphabar.cli._opening import Opening
 from alphabar.denoise import Clipped
 from alphabar.denoise.files import check_writable, whole_file
 from alphabar.errors import ConfigError, look_up
@@ -27,7 +28,7 @@ from alphabar.evaluation.flow import flow_levels
 from alphabar.samplers import DDPM, track
 from alphabar.samplers.ddpm import VARIANCES
 from alphabar.schedule import levels_at
-from alphabar.training import Checkpoint, ImageData, checkpoint, load_data, to_unit
+from alphabar.training import Checkpoint, ImageData, load_data, to_unit
 from alphabar.training.permutation import permuted
 
 __all__ = ["Likelihood"]
@@ -42,7 +43,7 @@ Estimator = Callable[[Tensor, Tensor | None, int], Any]
 
 @readable
 @dataclass(frozen=True, kw_only=True)
-class Likelihood:
+class Likelihood(Opening):
     """Say how probable images are to a network, in bits a dimension: a bound, and an estimate by its flow.
 
     The bound is that of ancestral sampling with x̂_0 clipped to [−1, 1], as "sample --sampler ddpm" draws. The
@@ -87,7 +88,7 @@ class Likelihood:
         check_seed(self.seed)
         if self.json:
             _check_json(self.json)
-        loaded = checkpoint.load(self.run)
+        loaded = self.opened(self.run)
         loaded.network.to(device()).requires_grad_(False)
         estimators = {"bound": self._bound(loaded), "flow": self._flow(loaded)}
         data = self._data(loaded)
