@@ -67,6 +67,8 @@ HOSTILE = {
     "train --diffusion-steps 10000000000": "at most 1000000",
     "sample run --num 100000000000": "make room",
     "sample run --num 100000000 --batch-size 100000000": "GiB of memory",
+    "likelihood run --data digits --flow-steps 20000000000": "GiB of memory",
+    "likelihood run --data digits --probes 10000000000000": "GiB of memory",
     "edit run square.png --num 1000000000": "GiB of memory",
     "interpolate run square.png square.png --num 1000000000": "GiB of memory",
     "noise square.png --size 1000000": "at most 16384",

@@ -36,6 +36,7 @@ __all__ = ["Likelihood"]
 METHODS = {"bound": ("bound",), "flow": ("flow",), "both": ("bound", "flow")}
 MADE_BY = "alphabar likelihood"
 BAND = 3  # of log-SNR, in one line of the printed terms
+LEVEL = 100  # numbers that a step of the flow needs for its levels, about
 EVERY = 60.0  # seconds between lines in a log
 
 Estimator = Callable[[Tensor, Tensor | None, int], Any]
@@ -113,7 +114,8 @@ class Likelihood(Opening):
         channels, height, width = loaded.shape
         if height != width:
             raise ConfigError(f"this network makes images of {height}×{width}, and only squares are read")
-        check_memory(min(self.num, self.batch_size) * math.prod(loaded.shape), "a batch (--batch-size)")
+        batch = min(self.num, self.batch_size) * math.prod(loaded.shape)
+        check_memory(self.probes * batch, "a batch with its signs (--batch-size, --probes)")
         data = load_data(
             self.data,
             size=height,
@@ -140,6 +142,7 @@ class Likelihood(Opening):
         return bound
 
     def _flow(self, loaded: Checkpoint) -> Estimator:
+        check_memory(LEVEL * self.flow_steps, f"a flow of {self.flow_steps} steps (--flow-steps)")
         flow_levels(loaded.schedule, self.flow_steps)
 
         def flow(x_0: Tensor, labels: Tensor | None, first: int) -> FlowBits:
