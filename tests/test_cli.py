@@ -96,6 +96,13 @@ def test_what_torchrun_starts_again_goes_on_also_where_it_began_anew(tmp_path, m
     assert [entry["step"] for entry in read_log(place)] == [1, 2, 3]
 
 
+def test_training_anew_that_cannot_begin_leaves_the_checkpoints_of_the_run(tmp_path, capsys):
+    place = tmp_path / "run"
+    assert main(["train", *TRAIN, "--out", str(place)]) == 0
+    assert main(["train", "nowhere/at/all", *TRAIN, "--overwrite", "--out", str(place)]) == 2
+    assert (place / "checkpoints/step-00000002/state.safetensors").is_file()
+
+
 def test_where_training_may_not_write_is_said_before_it_begins(tmp_path, capsys, monkeypatch):
     for k in range(4):
         (tmp_path / "photos").mkdir(exist_ok=True)

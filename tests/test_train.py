@@ -332,3 +332,8 @@ def test_classes_without_labels_and_a_diverging_loss_are_named():
     config = replace(TINY, class_conditional=True)
     check_error(lambda: losses(config, data=unlabelled), ConfigError, "no labels", "folder")
     check_error(lambda: losses(TINY, network=Scale(float("inf"))), NoAnswerError, "step 1", "learning rate")
+
+
+def test_data_without_an_image_are_refused():
+    empty = ImageData(torch.zeros(0, 1, 8, 8, dtype=torch.uint8))
+    check_error(lambda: next(train(TrainConfig(channels=(8,)), data=empty)), DataError, "no image")

@@ -109,7 +109,7 @@ class Train(TrainConfig):
             checkpoint.check_place(self.out, also=(LOSS,), size=size)
         tell_notes()
         if main_process:
-            remove_grids(self.out, start)
+            self._clear(start)
         with signals("this step") as stop, tracked(tracker, self.out, asdict(config)) as tell:
             steps = train(config, data=data, resume=self.out if start else None)
             saved = kept(
@@ -136,15 +136,19 @@ class Train(TrainConfig):
     def _check_place(self, begun: int | None) -> None:
         if self.resume and begun is None and not _is_restarted():
             raise CheckpointError(f"{self.out} has no checkpoint to go on from: train without --resume")
-        if begun is not None and self.overwrite:
-            for folder in (CHECKPOINTS, SNAPSHOTS):
-                shutil.rmtree(self.out / folder, ignore_errors=True)
-        elif begun is not None and not self.resume:
+        if begun is not None and not (self.resume or self.overwrite):
             raise CheckpointError(
                 f"{self.out} holds a run at step {begun}: go on with --resume, begin anew with --overwrite, "
                 "or choose another --out"
             )
         checkpoint.check_place(self.out, also=(LOSS,))
+
+    def _clear(self, start: int) -> None:
+        """Remove what an earlier run has left that this one makes again, now that all else has been checked."""
+        remove_grids(self.out, start)
+        if self.overwrite:
+            for folder in (CHECKPOINTS, SNAPSHOTS):
+                shutil.rmtree(self.out / folder, ignore_errors=True)
 
     def _finish(self, last: TrainStep, result: Checkpoint, data: ImageData, *, is_stopped: bool) -> None:
         losses = {entry["step"]: entry["loss"] for entry in read_log(self.out)}

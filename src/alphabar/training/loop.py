@@ -101,7 +101,9 @@ def train(
         *(schedule, config.prediction),
         **{"loss": config.loss, "variance": config.variance, "device": accelerator.device},
     )
-    data = data or training_data(config)
+    data = training_data(config) if data is None else data
+    if not len(data):
+        raise DataError("there is no image to train on")
     trainer = Trainer.of(config, schedule, objective, data, network, accelerator)
     start, before = (0, 0.0) if resume is None else trainer.go_on(resume)
     offset = accelerator.process_index * share
