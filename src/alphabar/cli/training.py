@@ -144,7 +144,7 @@ class Train(TrainConfig):
         checkpoint.check_place(self.out, also=(LOSS,))
 
     def _clear(self, start: int) -> None:
-        """Remove what an earlier run has left that this one makes again, now that all else has been checked."""
+        """Remove what an earlier run has left and this one makes again; all else is checked by then."""
         remove_grids(self.out, start)
         if self.overwrite:
             for folder in (CHECKPOINTS, SNAPSHOTS):
