@@ -3,7 +3,7 @@
 python -m research.differential --configurations 2000 --out docs/differential.json       (one thread, an hour)
 python -m research.differential --configurations 200 --schedulers DDIM EulerDiscrete --first 2000
 
-The tests compare the first 50 (tests/test_diffusers_random.py); tests/differential.py says how. A record that
+The tests compare the first 30 (tests/test_diffusers_random.py); tests/differential.py says how. A record that
 exists keeps the schedulers which are not compared again. Exits with 1 where ours is wrong or differs in a way
 that is not listed.
 """

@@ -6,6 +6,7 @@ which draws too little or leaves something behind shows in the second.
 """
 
 import contextlib
+import copy
 import functools
 import importlib
 import inspect
@@ -44,6 +45,14 @@ class Case:
     @property
     def peer(self):
         return getattr(diffusers, f"{self.name}Scheduler")
+
+    @functools.cached_property
+    def _new_peer(self):
+        return self.peer(**self.of("__init__"))
+
+    def new_peer(self):
+        """Return a peer that has not run yet: a copy, for some visit every t when they are made."""
+        return copy.deepcopy(self._new_peer)
 
     @property
     def ours(self):
@@ -285,7 +294,7 @@ class Wide:
 def widened(case, mine):
     """Yield the peer whose tables are ours in float32, and whose arithmetic is float64."""
     module = importlib.import_module(case.peer.__module__)
-    scheduler, stock = (case.peer(**case.of("__init__")) for _ in range(2))
+    scheduler, stock = case.new_peer(), case.new_peer()
     if hasattr(scheduler, "alphas_cumprod"):
         torch.testing.assert_close(mine.alphas_cumprod, scheduler.alphas_cumprod, rtol=1e-3, atol=1e-7)
         scheduler.alphas_cumprod = mine.alphas_cumprod

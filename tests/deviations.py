@@ -100,7 +100,7 @@ def goes_too_far(case):
     total, clipped = case.get("num_train_timesteps"), case.get("lambda_min_clipped")
     last = total
     if clipped is not None and clipped > -math.inf:
-        lambdas = case.peer(**case.of("__init__")).lambda_t.flip(0).numpy()
+        lambdas = case.new_peer().lambda_t.flip(0).numpy()
         last -= int(np.searchsorted(lambdas, clipped))
     return bool((np.arange(last, 0, -total / case.steps).round() < 1).any())
 

@@ -156,7 +156,7 @@ def _as_it_is(case, network, generator, images):
     """Return the peer's images in the precision of ours, and how its precision or draws differ."""
     peers = _generator()
     try:
-        theirs = two_images(case, case.peer(**case.of("__init__")), network, peers, Precision(images.dtype)).x
+        theirs = two_images(case, case.new_peer(), network, peers, Precision(images.dtype)).x
     except Exception:  # what the peer refuses is compared in float64
         return None, ""
     if theirs.dtype != images.dtype:
@@ -167,7 +167,7 @@ def _as_it_is(case, network, generator, images):
 def _refused(case, words):
     """Return the comparison of a configuration that ours refuses."""
     try:
-        peer = case.peer(**case.of("__init__"))
+        peer = case.new_peer()
         theirs = two_images(case, peer, network_for(case, peer), _generator()).x
     except Exception:
         return REFUSED

@@ -7,7 +7,7 @@ from math import inf
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alphabar import kernels as ops
@@ -162,6 +162,7 @@ def test_tables(road, dtype, data):
 
 
 @every_road
+@settings(max_examples=20)  # Triton's interpreter takes a second for three
 @given(data=st.data())
 def test_noise(road, data):
     count = data.draw(st.integers(1, 3), "count")
