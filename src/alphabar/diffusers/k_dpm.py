@@ -75,7 +75,8 @@ def second_stage(self: IndexScheduler, row: Row) -> Step:
     of_x_0 = row.history[0]  # x_s/√ᾱ_s = x_t/√ᾱ_t + (ρ_d − ρ_t)/ρ_m · (x_m/√ᾱ_m − x̂_0')
     alone = replace(row, x=-of_x_0 / m.signal, history=(of_x_0,))
     step = self._step_of(alone, of_start=s.signal / t.signal, start=t)
-    return replace(step, draws=self.solver.eta > 0)  # as diffusers draws, also over no length
+    step = replace(step, draws=self.solver.eta > 0)  # as diffusers draws, also over no length
+    return step if self._changes_x_0 else step.written_out()
 
 
 def sigmas(self: IndexScheduler) -> Tensor:
