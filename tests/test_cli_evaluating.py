@@ -162,15 +162,19 @@ def test_two_processes_score_as_one(folders, tmp_path):
         (["{missing}", "--data", "{data}"], "missing"),
         (["{good}", "--data", "{missing}"], "missing"),
         (["--compare", "{missing}"], "no scores"),
+        (["{good}", "--data", "{data}", "--json", "scores.txt"], "ends in .json"),
+        (["{good}", "--data", "{data}", "--json", "{mine}.json"], "is there already"),
         (["{good}", "--data", "{data}", "--seeds", "0"], "seeds"),
     ],
 )
 def test_wrong_arguments_are_one_line(folders, capsys, arguments, says):
-    named = {name: str(folders / name) for name in ("good", "data", "missing")}
+    named = {name: str(folders / name) for name in ("good", "data", "missing", "mine")}
+    (folders / "mine.png").write_bytes(b"precious")
     assert main(["evaluate", *(each.format(**named) for each in arguments)]) == 2
     message = capsys.readouterr().err
     assert says in message
     assert message.count("\n") == 1
+    assert (folders / "mine.png").read_bytes() == b"precious"
 
 
 def test_copies_of_training_images_are_found():

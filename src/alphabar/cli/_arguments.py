@@ -20,6 +20,7 @@ from alphabar.schedule import FAMILIES, NoiseSchedule
 
 __all__ = [
     "check_apart",
+    "check_json",
     "check_memory",
     "check_picture",
     "check_seed",
@@ -106,6 +107,27 @@ def check_picture(path: Path, *inputs: Path) -> None:
     known = plots.formats()
     if path.suffix.lower() not in known:
         raise ConfigError(f"out is {str(path)!r}: its suffix must be one of {', '.join(known)}")
+    check_writable(path.parent)
+
+
+def check_json(path: Path, made_by: str, *, pictured: bool = False) -> None:
+    """Refuse a place for results where something else is, or that cannot be written.
+
+    Args:
+        path: of the file.
+        made_by: the command, which the file names.
+        pictured: whether a picture of that name, ending in .png, is written beside it.
+
+    Raises:
+        ConfigError: no name of a .json file, or one that was not written by the command.
+        CheckpointError: a folder that cannot be written to.
+    """
+    if path.suffix.lower() != ".json":
+        raise ConfigError(f"json is {str(path)!r}: give the name of a file that ends in .json")
+    if path.exists() and (not path.is_file() or made_by not in path.read_text("utf-8", errors="replace")):
+        raise ConfigError(f"json is {str(path)!r}, which was not written here: choose another name")
+    if pictured and path.with_suffix(".png").exists() and not path.exists():
+        raise ConfigError(f"{path.with_suffix('.png')} is there already: choose another name than {path}")
     check_writable(path.parent)
 
 

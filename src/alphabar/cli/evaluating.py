@@ -13,12 +13,12 @@ from tyro.conf import Positional
 
 from alphabar.checks import check_count
 from alphabar.cli import plots
-from alphabar.cli._arguments import check_seed, device, readable, wrote
+from alphabar.cli._arguments import check_json, check_seed, device, readable, wrote
 from alphabar.cli._opening import import_from_here
 from alphabar.cli._samples import RECORD, processes
 from alphabar.cli.sampling import Sample, Sampled
 from alphabar.denoise._card import CARD, with_scores
-from alphabar.denoise.files import check_writable, read_json, whole_file
+from alphabar.denoise.files import read_json, whole_file
 from alphabar.denoise.pretrained import is_checkpoint
 from alphabar.errors import CheckpointError, ConfigError
 from alphabar.evaluation import Evaluation, Features, Interval, evaluate, features_by_name, split
@@ -31,6 +31,7 @@ __all__ = ["Evaluate"]
 
 NAME = "evaluation.json"
 NUM = 1000
+MADE_BY = "alphabar evaluate"
 ALIKE = ("samples.num", "data.reference_digest", "features.name", "features.sha256")
 SCORES = ("frechet", "kernel", "precision", "recall", "density", "coverage", "copies")
 METHOD = (
@@ -72,6 +73,8 @@ class Evaluate(Sampled):
             _print_comparison([read_scores(path) for path in self.compare], self.compare)
             return
         self._check()
+        if self.json:
+            check_json(self.json, MADE_BY, pictured=True)
         processes()  # before whatever else asks for them, since the first call decides how long one waits
         is_run = is_checkpoint(Path(self.run)) or not Path(self.run).exists()
         source = self.opened(self.run) if is_run else load_data(self.run)
@@ -88,13 +91,13 @@ class Evaluate(Sampled):
         if isinstance(source, Checkpoint):
             folders, place = self._draw(source, num)
         place = self.json or place
-        check_writable(place.parent)
         samples = [load_data(str(folder), size=size, channels=channels) for folder in folders]
         samples = [each.subset(range(num)) for each in samples]
+        check_json(place, MADE_BY, pictured=True)
         found = evaluate(samples, real, reference, features)
         if is_main():
             described = self._described(folders, samples, real, reference, features)
-            record = {**record_of(found), **described}
+            record = {"made_by": MADE_BY, **record_of(found), **described}
             with whole_file(place) as draft:
                 draft.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             _print(record)

@@ -18,10 +18,10 @@ from tyro.conf import Positional
 
 import alphabar
 from alphabar.checks import check_count
-from alphabar.cli._arguments import check_memory, check_seed, device, one_of, readable, wrote
+from alphabar.cli._arguments import check_json, check_memory, check_seed, device, one_of, readable, wrote
 from alphabar.cli._opening import Opening
 from alphabar.denoise import Clipped
-from alphabar.denoise.files import check_writable, whole_file
+from alphabar.denoise.files import whole_file
 from alphabar.errors import ConfigError, look_up
 from alphabar.evaluation import Bound, FlowBits, bits_per_dimension, flow_bits_per_dimension, joined
 from alphabar.evaluation.flow import flow_levels
@@ -88,7 +88,7 @@ class Likelihood(Opening):
         check_count(num=self.num, batch_size=self.batch_size, probes=self.probes)
         check_seed(self.seed)
         if self.json:
-            _check_json(self.json)
+            check_json(self.json, MADE_BY)
         loaded = self.opened(self.run)
         loaded.network.to(device()).requires_grad_(False)
         estimators = {"bound": self._bound(loaded), "flow": self._flow(loaded)}
@@ -181,20 +181,6 @@ class Likelihood(Opening):
             "steps": self.steps or len(loaded.schedule),
             "variance": self._sampler(loaded).variance,
         }
-
-
-def _check_json(path: Path) -> None:
-    """Refuse a place where something else is, or that cannot be written.
-
-    Raises:
-        ConfigError: no name of a .json file, or one that was not written here.
-        CheckpointError: a folder that cannot be written to.
-    """
-    if path.suffix.lower() != ".json":
-        raise ConfigError(f"json is {str(path)!r}: give the name of a file that ends in .json")
-    if path.exists() and (not path.is_file() or MADE_BY not in path.read_text("utf-8", errors="replace")):
-        raise ConfigError(f"json is {str(path)!r}, which was not written here: choose another name")
-    check_writable(path.parent)
 
 
 def _class_numbers(loaded: Checkpoint, data: ImageData) -> Tensor | None:

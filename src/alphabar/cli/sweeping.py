@@ -13,10 +13,18 @@ from tyro.conf import Positional
 
 from alphabar.checks import check_count
 from alphabar.cli import plots
-from alphabar.cli._arguments import check_seed, counts, device, one_of, readable, wrote
+from alphabar.cli._arguments import (
+    check_json,
+    check_seed,
+    counts,
+    device,
+    one_of,
+    readable,
+    wrote,
+)
 from alphabar.cli._opening import Opening, import_from_here
 from alphabar.cli._samples import processes
-from alphabar.denoise.files import check_writable, read_json, whole_file
+from alphabar.denoise.files import read_json, whole_file
 from alphabar.errors import AlphabarError, ConfigError, look_up
 from alphabar.evaluation import Features, draw, features_by_name, features_of, split
 from alphabar.evaluation.distances import frechet_without
@@ -30,6 +38,7 @@ from alphabar.training.engine import describe_machine, is_main
 __all__ = ["Sweep", "cheapest"]
 
 NUM = 500
+MADE_BY = "alphabar sweep"
 Setting = tuple[str, int]
 """A sampler and its evaluations."""
 
@@ -78,7 +87,7 @@ class Sweep(Opening):
         check_count(num=self.num)
         check_seed(self.seed)
         place = self.out or Path(self.run if Path(self.run).is_dir() else Path(self.run).name, "sweep.json")
-        check_writable(place.parent)
+        check_json(place, MADE_BY, pictured=True)
         loaded = self.opened(self.run)
         loaded = replace(loaded, network=loaded.network.to(device()))
         samplers = _planned(loaded, tried, self.spacing)
@@ -180,7 +189,7 @@ def _write(
         {"sampler": name, "evaluations": count, "seconds": each.seconds, **_interval(each.frechet)}
         for (name, count), each in found.items()
     ]
-    record = {"protocol": protocol, "settings": settings, "real": _interval(of_real)}
+    record = {"made_by": MADE_BY, "protocol": protocol, "settings": settings, "real": _interval(of_real)}
     with whole_file(place) as draft:
         draft.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
