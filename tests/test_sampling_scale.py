@@ -20,7 +20,6 @@ from torch import nn
 
 from alphabar import NoiseSchedule
 from alphabar.cli import main, plots
-from alphabar.cli import sampling as commands
 from alphabar.cli._forms import FORMS
 from alphabar.denoise.files import held
 from alphabar.training import checkpoint
@@ -244,7 +243,7 @@ class Shrink(nn.Module):
 
 def test_noise_and_classes_of_an_image_follow_from_its_number_whatever_the_batch(tmp_path, monkeypatch):
     made = Checkpoint(Shrink(), NoiseSchedule.cosine(), "sample", (3, 4, 4), ("a", "b", "c"))
-    monkeypatch.setattr(checkpoint, "load", lambda run: made)
+    monkeypatch.setattr(checkpoint, "load", lambda run, network=None: made)
     for batch in ("7", "64"):
         arguments = ["--num", "70", "--batch-size", batch, "--steps", "3", "--sampler", "ddpm"]
         assert main(["sample", "any/run", *arguments, "--out", str(tmp_path / batch)]) == 0
@@ -342,7 +341,7 @@ def test_a_chain_that_fails_leaves_no_picture_and_the_place_free_for_other_setti
     made = Checkpoint(Broken(), NoiseSchedule.cosine(), "sample", (1, 8, 8), ("a",))
     place = tmp_path / "samples"
     with monkeypatch.context() as patched:
-        patched.setattr(commands.checkpoint, "load", lambda run: made)
+        patched.setattr(checkpoint, "load", lambda run, network=None: made)
         assert main(["sample", "any/run", *SETTINGS, "--out", str(place)]) == 2
     assert "NaN or infinity at step 0" in capsys.readouterr().err
     assert pictures(place) == []

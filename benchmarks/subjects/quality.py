@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from alphabar.denoise.denoiser import Denoiser
 from alphabar.denoise.guidance import Clipped
-from alphabar.evaluation.distances import Classifier, fit_classifier, frechet_distance
+from alphabar.evaluation import Classifier, fit_classifier, frechet_distance
 from alphabar.samplers.ddim import DDIM
 from alphabar.samplers.loop import sample
 from alphabar.training.config import TrainConfig
