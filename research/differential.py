@@ -121,14 +121,16 @@ def largest_of(errors: Sequence[Any], whose: str) -> float | None:
 
 
 def rounded(value: Any) -> Any:
-    """Return the same with three digits of each number."""
+    """Return the same with three digits of each number, and null for what is not finite."""
     if isinstance(value, dict):
         return {
             key: rounded(each)
             for key, each in value.items()
             if each != {"met": 0, "differ": 0, "largest finite": None}
         }
-    return float(f"{value:.3g}") if isinstance(value, float) else value
+    if isinstance(value, float):
+        return float(f"{value:.3g}") if math.isfinite(value) else None
+    return value
 
 
 def main() -> int:
