@@ -12,6 +12,8 @@ from alphabar.cli.showing import DEMO, Demo
 def test_the_page_shows_pictures_that_exist_and_the_numbers_of_the_run(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(demo, "SAMPLES", 100)
     monkeypatch.setattr(demo, "SAMPLER", demo.DPMSolver(steps=8, spacing="trailing"))
+    animation = demo.plots.animation  # of which each picture is costly, and which test_cli.py counts
+    monkeypatch.setattr(demo.plots, "animation", lambda frames, path: animation(frames[::20], path))
     kept = []
     run = demo.run
     monkeypatch.setattr(demo, "run", lambda *arguments, **more: kept.append(run(*arguments, **more)))

@@ -1,5 +1,7 @@
 """DPM-Solver-2 as drop-ins: what random chains do not meet, and exact answers."""
 
+import copy
+import functools
 import inspect
 import math
 
@@ -19,8 +21,18 @@ SHAPE = (2, 2, 3, 3)
 X, Z = normals(*SHAPE, seed=1), normals(*SHAPE, seed=2)
 
 
+@functools.cache
+def _new_peer(name, options):
+    return getattr(diffusers, name)(**dict(options))
+
+
+def peer(name, **config):
+    """The peer as it is when made: a copy, for it visits every t then."""
+    return copy.deepcopy(_new_peer(name, tuple(config.items())))
+
+
 def both(name, steps=6, **config):
-    pair = [getattr(library, name)(**config) for library in (ours, diffusers)]
+    pair = [getattr(ours, name)(**config), peer(name, **config)]
     for scheduler in pair:
         scheduler.set_timesteps(steps)
     return pair
@@ -50,14 +62,14 @@ def test_timesteps_and_sigmas_have_the_peers_values_shapes_and_precision(name, s
 
 @every
 def test_before_timesteps_are_set_all_of_them_are(name):
-    mine, theirs = (getattr(library, name)() for library in (ours, diffusers))
+    mine, theirs = getattr(ours, name)(), peer(name)
     torch.testing.assert_close(mine.timesteps, theirs.timesteps, rtol=0, atol=0.05)
     torch.testing.assert_close(mine.sigmas, theirs.sigmas, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", [*NAMES, "HeunDiscreteScheduler"])
 def test_spacing_over_another_number_of_training_timesteps(name):
-    mine, theirs = (getattr(library, name)() for library in (ours, diffusers))
+    mine, theirs = getattr(ours, name)(), peer(name)
     for scheduler in (mine, theirs):
         scheduler.set_timesteps(5, num_train_timesteps=500)
     torch.testing.assert_close(mine.timesteps, theirs.timesteps, rtol=0, atol=0.02)

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -56,11 +57,14 @@ def needed(requirements):
     return {name for name, *_ in found}
 
 
+OWNERS = cache(metadata.packages_distributions)
+
+
 def run(extra, program, *arguments):
     there = needed([*PROJECT["dependencies"], *(EXTRAS[extra] if extra else ())])
     blocked = {
         module
-        for module, owners in metadata.packages_distributions().items()
+        for module, owners in OWNERS().items()
         if not {plain(owner) for owner in owners} & (there | {"alphabar"})
     } - sys.stdlib_module_names
     code = ALONE.format(blocked=sorted(blocked)) + program
@@ -109,17 +113,8 @@ runpy.run_module("alphabar", run_name="__main__")
 """
 
 
-@pytest.mark.parametrize(
-    ("extra", "program"),
-    [
-        ("", CORE),
-        ("diffusers", CORE + DROP_IN),
-        ("train", CORE + TRAINING),
-        ("explore", CORE + EXPLORER),
-    ],
-)
-def test_an_extra_alone_imports_what_it_promises(extra, program):
-    done = run(extra, program)
+def test_the_explore_extra_alone_imports_what_it_promises():
+    done = run("explore", CORE + EXPLORER)
     assert done.returncode == 0, done.stderr
 
 
@@ -128,17 +123,17 @@ def test_the_extras_are_those_that_are_tested_and_that_of_developers():
     assert set(EXTRAS) == {"train", "diffusers", "explore", "docs"} | untested
 
 
-@pytest.mark.parametrize("extra", ["", "diffusers"])
-def test_the_command_line_without_its_packages_is_one_line(extra):
-    done = run(extra, COMMAND, "info")
-    assert done.returncode == 2
+@pytest.mark.parametrize(("extra", "program"), [("", CORE), ("diffusers", CORE + DROP_IN)])
+def test_an_extra_alone_imports_what_it_promises_and_its_command_line_is_one_line(extra, program):
+    done = run(extra, program + COMMAND, "info")
+    assert done.returncode == 2, done.stderr
     assert re.fullmatch(
         r"alphabar: the command line needs \w+: pip install 'alphabar\[train\]'\n", done.stderr
     )
 
 
-def test_the_command_line_with_its_packages_runs():
-    done = run("train", COMMAND, "info")
+def test_the_train_extra_alone_imports_what_it_promises_and_has_the_command_line():
+    done = run("train", CORE + TRAINING + COMMAND, "info")
     assert done.returncode == 0, done.stderr
     assert "CPU kernels" in done.stdout
 
