@@ -4,6 +4,7 @@
     noising   → x_t from x_0           add_noise, add_noise_step, add_noise_between, posterior, velocity
     denoising → x̂_0 from x_t           Denoiser, prediction; guided by ClassifierFree, Clipped, …
     sampling  → from noise to images   sample, iter_sample, and a sampler: DDPM, DDIM, DPMSolver, …
+    fitting   → a table for a network  fit, FittedTable
     editing   → from images to images  image_to_image, inpaint, interpolate
 
 The parts that need more than torch are imported by name: ``alphabar.training``, ``alphabar.evaluation``,
@@ -36,12 +37,14 @@ from alphabar.samplers import (
     Euler,
     EulerAncestral,
     Fitted,
+    FittedTable,
     GaussianMixture,
     Heun,
     Plan,
     Row,
     State,
     UniPC,
+    fit,
     image_to_image,
     inpaint,
     interpolate,
@@ -84,6 +87,8 @@ __all__ = [
     "LMS",
     "PNDM",
     "Fitted",
+    "FittedTable",
+    "fit",
     "Plan",
     "Row",
     "sample",

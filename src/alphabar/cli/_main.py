@@ -23,6 +23,7 @@ from alphabar.cli.averaging import Average
 from alphabar.cli.convert import Convert
 from alphabar.cli.evaluating import Evaluate
 from alphabar.cli.explore import Explore
+from alphabar.cli.fitting import Fit
 from alphabar.cli.hub import Push
 from alphabar.cli.likelihood import Likelihood
 from alphabar.cli.report import Report
@@ -44,6 +45,7 @@ COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
     "report": Report,
     "evaluate": Evaluate,
     "sweep": Sweep,
+    "fit": Fit,
     "likelihood": Likelihood,
     "sample": Sample,
     "edit": Edit,

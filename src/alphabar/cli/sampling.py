@@ -28,6 +28,7 @@ from alphabar.cli._arguments import (
 from alphabar.cli._forms import FORMS
 from alphabar.cli._opening import Opening
 from alphabar.cli._samples import RECORD, Settings, Source, draw, grid_of, processes
+from alphabar.cli.fitting import digest_of, own_table, place_of
 from alphabar.denoise import Denoise
 from alphabar.denoise.files import check_writable
 from alphabar.denoise.pretrained import is_checkpoint
@@ -83,8 +84,17 @@ class Sampled(_FromRun):
     seed: int = 0
     """Sample n of a seed is the same whatever the batch, to the rounding of the network."""
 
-    def _sampler(self) -> Sampler:
-        return look_up(REGISTRY, self.sampler, "sampler").with_evaluations(self.steps, self.spacing)
+    def _sampler(self, loaded: Checkpoint) -> Sampler:
+        """Return what the name stands for: of ``fitted`` first a table that was fitted to the run, if any."""
+        entry = look_up(REGISTRY, self.sampler, "sampler")
+        if self._has_own_table:
+            return own_table(self.run, loaded, self.steps, self.guidance)
+        return entry.with_evaluations(self.steps, self.spacing)
+
+    @property
+    def _has_own_table(self) -> bool:
+        is_asked = self.sampler == "fitted" and self.spacing is None
+        return is_asked and place_of(self.run, self.steps).is_file()
 
 
 @readable
@@ -117,13 +127,16 @@ class Sample(Sampled):
         if is_main:
             _check_place(out, copies * self.num * math.prod(found.shape))
         settings = self.settings(found)
-        draw(out, settings, self._source(self._ready(found)), replace=self.replace)
+        sampler = self._sampler(found)
+        if is_main and self._has_own_table:
+            print(f"sampling by {place_of(self.run, self.steps)}")
+        draw(out, settings, self._source(self._ready(found), sampler), replace=self.replace)
 
     def settings(self, loaded: Checkpoint) -> Settings:
         """Return all that the samples depend on."""
         return Settings(
             run=loaded.digest(),
-            sampler=self.sampler,
+            sampler=f"fitted {digest_of(self.run, self.steps)}" if self._has_own_table else self.sampler,
             steps=self.steps,
             spacing=self.spacing,
             guidance=self.guidance,
@@ -135,9 +148,8 @@ class Sample(Sampled):
             form=self.form,
         )
 
-    def _source(self, loaded: Checkpoint) -> Source:
+    def _source(self, loaded: Checkpoint, sampler: Sampler) -> Source:
         """Return how blocks are drawn, after the settings were tried on one label and on the schedule."""
-        sampler = self._sampler()
 
         def labels(block: range) -> Tensor | None:
             return loaded.labels(len(block), self.label, first=block.start)
@@ -214,7 +226,8 @@ class Edit(_Edited, Sampled):
         check_count(num=self.num)
         check_seed(self.seed)
         check_picture(self.out, self.image)
-        loaded, sampler = self._loaded(), self._sampler()
+        found = self.opened(self.run)
+        sampler, loaded = self._sampler(found), self._ready(found)
         _check_batch(loaded, self.num)
         x_0 = self._pictures(loaded, self.image, self.num)
         t = len(loaded.schedule) // 2 if self.t is None else self.t
@@ -249,7 +262,8 @@ class Inpaint(_Edited, Sampled):
         check_count(num=self.num)
         check_seed(self.seed)
         check_picture(self.out, self.image, self.mask)
-        loaded, sampler = self._loaded(), self._sampler()
+        found = self.opened(self.run)
+        sampler, loaded = self._sampler(found), self._ready(found)
         _check_batch(loaded, self.num)
         x_0 = self._pictures(loaded, self.image, self.num)
         keep = self._mask(loaded).to(x_0) > 0

@@ -24,6 +24,7 @@ from alphabar.cli._arguments import (
 )
 from alphabar.cli._opening import Opening, import_from_here
 from alphabar.cli._samples import processes
+from alphabar.cli.fitting import digest_of, own_table, place_of
 from alphabar.denoise.files import read_json, whole_file
 from alphabar.errors import AlphabarError, ConfigError, look_up
 from alphabar.evaluation import Features, draw, features_by_name, features_of, split
@@ -90,7 +91,7 @@ class Sweep(Opening):
         check_json(place, MADE_BY, pictured=True)
         loaded = self.opened(self.run)
         loaded = replace(loaded, network=loaded.network.to(device()))
-        samplers = _planned(loaded, tried, self.spacing)
+        samplers = self._planned(loaded, tried)
         channels, size, _ = loaded.shape
         real, reference = split(load_data(self.data, size=size, channels=channels), self.num)
         import_from_here()
@@ -114,6 +115,33 @@ class Sweep(Opening):
             wrote(place)
             wrote(place.with_suffix(".png"))
 
+    def _planned(self, loaded: Checkpoint, tried: Sequence[tuple[str, int]]) -> dict[Setting, Sampler]:
+        """Return the samplers that can be had on the schedule of a run, by name and evaluations.
+
+        Raises:
+            UnknownNameError: no such sampler.
+            ConfigError: none can be had.
+        """
+        made: dict[Setting, Sampler] = {}
+        for name, count in tried:
+            look_up(REGISTRY, name, "sampler")
+            try:
+                label, sampler = self._made(loaded, name, count)
+                rows = sampler.plan(loaded.schedule).rows
+            except AlphabarError as error:
+                print(f"{name} with {count} evaluations is left out: {error}")
+                continue
+            made[label, len(rows)] = sampler
+        if not made:
+            raise ConfigError("none of these samplers can be had with these evaluations")
+        return made
+
+    def _made(self, loaded: Checkpoint, name: str, count: int) -> tuple[str, Sampler]:
+        """Return a sampler and its name; of a table that was fitted to the run, with the file's digest."""
+        if name == "fitted" and self.spacing is None and place_of(self.run, count).is_file():
+            return f"fitted {digest_of(self.run, count)}", own_table(self.run, loaded, count, self.guidance)
+        return name, REGISTRY[name].with_evaluations(count, self.spacing)
+
     def _draw(self, loaded: Checkpoint, sampler: Sampler, what: str) -> tuple[ImageData, float]:
         """Return samples, and the seconds of each."""
         began = time.perf_counter()
@@ -131,30 +159,6 @@ class Sweep(Opening):
             "features": {"name": features.name, "sha256": features.digest},
             "machine": describe_machine(),
         }
-
-
-def _planned(
-    loaded: Checkpoint, tried: Sequence[tuple[str, int]], spacing: str | None
-) -> dict[Setting, Sampler]:
-    """Return the samplers that can be had on the schedule of a run, by name and evaluations.
-
-    Raises:
-        UnknownNameError: no such sampler.
-        ConfigError: none can be had.
-    """
-    made: dict[Setting, Sampler] = {}
-    for name, count in tried:
-        entry = look_up(REGISTRY, name, "sampler")
-        try:
-            sampler = entry.with_evaluations(count, spacing)
-            rows = sampler.plan(loaded.schedule).rows
-        except AlphabarError as error:
-            print(f"{name} with {count} evaluations is left out: {error}")
-            continue
-        made[name, len(rows)] = sampler
-    if not made:
-        raise ConfigError("none of these samplers can be had with these evaluations")
-    return made
 
 
 def cheapest(found: Mapping[Setting, Found]) -> tuple[Setting, Setting]:

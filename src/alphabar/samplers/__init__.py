@@ -7,9 +7,20 @@ from alphabar.samplers.ddpm import DDPM, VARIANCES
 from alphabar.samplers.dpm import RULES, DPMSolver
 from alphabar.samplers.dpm2 import DPM2
 from alphabar.samplers.editing import image_to_image, inpaint, interpolate, invert
+from alphabar.samplers.end_points import EndPoints, end_points, hand_made, ranked
 from alphabar.samplers.euler import Euler, EulerAncestral, Heun
-from alphabar.samplers.exact import GaussianMixture, gaussian_error, mixture_error, ranking, reverse_density
+from alphabar.samplers.exact import (
+    Distance,
+    GaussianMixture,
+    gaussian_error,
+    mixture_error,
+    ranking,
+    reverse_density,
+)
 from alphabar.samplers.fitted import Fitted
+from alphabar.samplers.fitted_table import FittedTable
+from alphabar.samplers.fitting import fit, fitted_to
+from alphabar.samplers.free_table import FREEDOMS
 from alphabar.samplers.loop import State, iter_sample, sample
 from alphabar.samplers.plan import Plan, Row, Sampler, Stepwise
 from alphabar.samplers.progress import track
@@ -22,6 +33,7 @@ __all__ = [
     "DDPM",
     "DEIS",
     "DPM2",
+    "FREEDOMS",
     "LMS",
     "PNDM",
     "REGISTRY",
@@ -30,9 +42,12 @@ __all__ = [
     "VARIANCES",
     "AmplificationWarning",
     "DPMSolver",
+    "Distance",
+    "EndPoints",
     "Euler",
     "EulerAncestral",
     "Fitted",
+    "FittedTable",
     "GaussianMixture",
     "Heun",
     "Plan",
@@ -42,7 +57,11 @@ __all__ = [
     "Stepwise",
     "UniPC",
     "amplification",
+    "end_points",
+    "fit",
+    "fitted_to",
     "gaussian_error",
+    "hand_made",
     "image_to_image",
     "in_eps",
     "inpaint",
@@ -51,6 +70,7 @@ __all__ = [
     "iter_sample",
     "mirrored",
     "mixture_error",
+    "ranked",
     "ranking",
     "reverse_density",
     "sample",

@@ -259,6 +259,11 @@ class Distance(NamedTuple):
     rms: float
     """Root mean square."""
 
+    @classmethod
+    def of(cls, distances: Tensor) -> Distance:
+        """Return what these distances, (B,), come to."""
+        return cls(float(distances.median()), float(distances.square().mean().sqrt()))
+
 
 def mixture_error(
     sampler: Sampler, schedule: NoiseSchedule, mixture: GaussianMixture, x_t: Tensor, reference: int = 500
@@ -282,8 +287,7 @@ def mixture_error(
         sample(denoiser, start.shape, each, x_t=start, dtype=torch.float64, progress=False)
         for each in (sampler, Heun(reference, spacing="log_snr"))
     )
-    distance = (reached - true).norm(dim=1)
-    return Distance(float(distance.median()), float(distance.square().mean().sqrt()))
+    return Distance.of((reached - true).norm(dim=1))
 
 
 class Score(NamedTuple):

@@ -19,7 +19,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from alphabar.checks import check_count
 from alphabar.errors import ConfigError, NoAnswerError
@@ -27,7 +26,7 @@ from alphabar.samplers.dpm import DPMSolver
 from alphabar.samplers.plan import Plan, Row, cached_plan
 from alphabar.schedule import CLEAN, FAMILIES, NoiseSchedule, entered_at, levels_at
 
-__all__ = ["Fitted"]
+__all__ = ["Fitted", "is_close"]
 
 CLOSE = 1e-4  # in log ᾱ: a schedule that was rounded to float32 on its way is still the same schedule
 INSTEAD = "DEIS(steps, order=4, lower_order_final=False, spacing='log_snr')"
@@ -101,7 +100,7 @@ def _look_up(tables: Mapping[str, Any], steps: int) -> Any:
 @lru_cache(maxsize=32)
 def _name(schedule: NoiseSchedule) -> str:
     for name in _tables():
-        if _is_close(_log_alpha_bar(schedule), _log_alpha_bar(FAMILIES[name](1000))):
+        if is_close(schedule, FAMILIES[name](1000)):
             return name
     known = ", ".join(f"NoiseSchedule.{name}()" for name in _tables())
     raise NoAnswerError(
@@ -109,9 +108,7 @@ def _name(schedule: NoiseSchedule) -> str:
     )
 
 
-def _log_alpha_bar(schedule: NoiseSchedule) -> Tensor:
-    return schedule.log_alpha_bar_at(torch.arange(len(schedule)))
-
-
-def _is_close(log_alpha_bar: Tensor, known: Tensor) -> bool:
-    return log_alpha_bar.shape == known.shape and torch.allclose(log_alpha_bar, known, rtol=CLOSE, atol=0)
+def is_close(schedule: NoiseSchedule, other: NoiseSchedule) -> bool:
+    """Return whether two schedules are the same but for a rounding to float32."""
+    one, two = (each.log_alpha_bar_at(torch.arange(len(each))) for each in (schedule, other))
+    return one.shape == two.shape and torch.allclose(one, two, rtol=CLOSE, atol=0)

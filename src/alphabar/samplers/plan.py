@@ -10,8 +10,9 @@ answers.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import lru_cache, wraps
 from itertools import chain, pairwise
 from typing import Any, Protocol, TypeVar
@@ -29,6 +30,9 @@ Form = list[float]
 
 X_0 = (0.0, 1.0)
 """What a row keeps of x_t and x̂_0 when it keeps x̂_0 itself."""
+
+NUMBERS, PAIRS = ("t", "s", "x", "z"), ("log_variance", "keeps")  # what a row's fields are, in JSON
+LARGEST = sys.float_info.max
 
 PLANS = 32  # kept by each kind of sampler: a plan of 1000 rows takes half a megabyte
 
@@ -187,6 +191,29 @@ class Plan:
         bounds = zip(("log_variance_low", "log_variance_high"), zip(*learned, strict=True), strict=True)
         return columns | (dict(bounds) if any(row.log_variance for row in self.rows) else {})
 
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return the rows as JSON values, without what is as by default; :meth:`from_json` reads them back.
+
+        >>> Plan((Row(9, -1, 0.0, (1.0,)),)).to_json()
+        [{'t': 9, 's': -1, 'x': 0.0, 'history': (1.0,)}]
+        """
+        defaults = {each.name: each.default for each in fields(Row)}
+        return [
+            {name: value for name, value in asdict(row).items() if value != defaults[name]}
+            for row in self.rows
+        ]
+
+    @classmethod
+    def from_json(cls, rows: Any) -> Plan:
+        """Return the plan that :meth:`to_json` described, the same to the last bit.
+
+        Raises:
+            ConfigError: anything else, with the row that is wrong; or rows that make no plan.
+        """
+        if not isinstance(rows, list | tuple):
+            raise ConfigError(f"rows is a {type(rows).__name__}: it must be a list, one entry a row")
+        return cls(tuple(_read_row(i, row) for i, row in enumerate(rows)))
+
     def __str__(self) -> str:
         cells = [[name, *(f"{number:.6g}" for number in column)] for name, column in self.columns.items()]
         widths = [max(map(len, column)) for column in cells]
@@ -202,6 +229,35 @@ def _numbers(rows: Iterable[Row]) -> Iterable[float]:
     return chain.from_iterable(
         (row.x, row.z, *row.history, *row.keeps, *(row.log_variance or ())) for row in rows
     )
+
+
+def _read_row(i: int, given: Any) -> Row:
+    """Return a row from its JSON values.
+
+    Raises:
+        ConfigError: names that are missing or not known, or a value that is no finite number.
+    """
+    needed = {each.name for each in fields(Row) if each.default is MISSING}
+    known = {each.name for each in fields(Row)}
+    if not isinstance(given, dict) or not needed <= given.keys() <= known:
+        names = sorted(given) if isinstance(given, dict) else type(given).__name__
+        raise ConfigError(f"row {i} has {names}: it must have {sorted(needed)}, and may have {sorted(known)}")
+    return Row(**{name: _read_value(i, name, value) for name, value in given.items()})
+
+
+def _read_value(i: int, name: str, value: Any) -> Any:
+    if name in NUMBERS and _is_finite(value):
+        return value
+    is_list = name not in NUMBERS and isinstance(value, list | tuple) and all(map(_is_finite, value))
+    if is_list and (name not in PAIRS or len(value) == 2):
+        return tuple(value)
+    form = "a finite number" if name in NUMBERS else f"a list of {'two ' * (name in PAIRS)}finite numbers"
+    raise ConfigError(f"row {i} has {name} = {value!s:.60}: it must be {form}")
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether it is a number, of a size that float64 has."""
+    return type(value) in (int, float) and -LARGEST <= value <= LARGEST
 
 
 class Sampler(Protocol):
