@@ -134,9 +134,9 @@ DAMAGE = {
     "a t beyond T": (("rows", 0, "t"), 1000, "t = 1000"),
     "an end in noise": (("rows", 3, "s"), 0, "clean data"),
     "no schedule": (("schedule",), ..., "no 'schedule'"),
-    "a schedule that is a list": (("schedule",), [1], "damaged"),
-    "a schedule of texts": (("schedule", "num_train_timesteps"), "many", "damaged"),
-    "a schedule without end": (("schedule", "num_train_timesteps"), 10**9, "damaged"),
+    "a schedule that is a list": (("schedule",), [1], "cannot be read"),
+    "a schedule of texts": (("schedule", "num_train_timesteps"), "many", "cannot be read"),
+    "a schedule without end": (("schedule", "num_train_timesteps"), 10**9, "cannot be read"),
     "an unknown schedule": (("schedule", "beta_schedule"), "colour", "colour"),
     "a start that is a number": (("start",), 3, "start must be a text"),
     "about as a text": (("about",), "me", "about an object"),
@@ -144,7 +144,7 @@ DAMAGE = {
     "an error without rms": (("after", "rms"), ..., "no 'rms'"),
     "a negative error": (("before", "rms"), -1.0, "at least 0"),
     "an infinite error": (("before", "median"), math.inf, "finite"),
-    "an error as a list": (("before",), [1, 2], "damaged"),
+    "an error as a list": (("before",), [1, 2], "cannot be read"),
 }
 
 

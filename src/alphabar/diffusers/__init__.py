@@ -19,6 +19,7 @@
     flow_matching.py        Euler's and Heun's method in it
     consistency.py          LCM, TCD: few steps of a distilled network
     ipndm.py                IPNDM, which has a schedule of its own
+    fitted.py               tables fitted to the network of a pipeline, which diffusers has no scheduler for
 
 Where results differ from diffusers, docs/diffusers.md says how and why.
 """
@@ -33,6 +34,7 @@ except ImportError:
 from alphabar.diffusers.consistency import LCMScheduler, TCDScheduler
 from alphabar.diffusers.ddpm_ddim import DDIMInverseScheduler, DDIMScheduler, DDPMScheduler
 from alphabar.diffusers.edm import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
+from alphabar.diffusers.fitted import FittedScheduler
 from alphabar.diffusers.flow_matching import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
 from alphabar.diffusers.installing import install
 from alphabar.diffusers.ipndm import IPNDMScheduler
@@ -62,6 +64,7 @@ __all__ = [
     "EDMEulerScheduler",
     "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",
+    "FittedScheduler",
     "FlowMatchEulerDiscreteScheduler",
     "FlowMatchHeunDiscreteScheduler",
     "HeunDiscreteScheduler",

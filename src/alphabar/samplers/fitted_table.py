@@ -88,14 +88,9 @@ class FittedTable:
             return DPMSolver(order=3, rule="exact", spacing=entered_at(timesteps, t_start)).plan(schedule)
         return self.table
 
-    def save(self, path: str | Path) -> Path:
-        """Write the table as JSON, whole or not at all; :meth:`load` reads it back, to the last bit.
-
-        Raises:
-            CheckpointError: a place that cannot be written.
-            ConfigError: what ``about`` holds is not JSON.
-        """
-        content = {
+    def to_json(self) -> dict[str, Any]:
+        """Return the table as JSON values; :meth:`from_json` reads them back."""
+        return {
             "made_by": MADE_BY,
             "evaluations": self.evaluations,
             "schedule": self.schedule.to_config(),
@@ -105,8 +100,30 @@ class FittedTable:
             "about": dict(self.about),
             "rows": self.table.to_json(),
         }
+
+    @classmethod
+    def from_json(cls, content: Any) -> FittedTable:
+        """Return the table that :meth:`to_json` described, the same to the last bit.
+
+        Raises:
+            ConfigError: anything else, with what is wrong in it.
+        """
+        if not isinstance(content, Mapping) or content.get("made_by") != MADE_BY:
+            raise ConfigError("it is no fitted table: write one by alphabar fit")
         try:
-            text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+            return cls._read(content)
+        except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+            raise ConfigError(f"it has no {error}" if isinstance(error, KeyError) else str(error)) from error
+
+    def save(self, path: str | Path) -> Path:
+        """Write the table as JSON, whole or not at all; :meth:`load` reads it back, to the last bit.
+
+        Raises:
+            CheckpointError: a place that cannot be written.
+            ConfigError: what ``about`` holds is not JSON.
+        """
+        try:
+            text = json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
         except (TypeError, ValueError) as error:
             raise ConfigError(f"about holds what JSON cannot: {error}") from None
         try:
@@ -124,13 +141,10 @@ class FittedTable:
             CheckpointError: no such file, or one that is damaged or of another kind, and why.
         """
         content = read_json(Path(path))
-        if content.get("made_by") != MADE_BY:
-            raise CheckpointError(f"{path} is no fitted table: write one by alphabar fit")
         try:
-            return cls._read(content)
-        except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
-            reason = f"it has no {error}" if isinstance(error, KeyError) else error
-            raise CheckpointError(f"{path} is damaged, {reason}: fit the table again") from error
+            return cls.from_json(content)
+        except ConfigError as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
 
     @classmethod
     def _read(cls, content: Mapping[str, Any]) -> FittedTable:
@@ -140,7 +154,7 @@ class FittedTable:
             raise ConfigError(f"it has {len(table)} rows for {content['evaluations']} evaluations")
         check_levels(content["schedule"].get("num_train_timesteps", 1))
         start, about = content["start"], content["about"]
-        if not isinstance(start, str) or not isinstance(about, dict):
+        if not isinstance(start, str) or not isinstance(about, Mapping):
             raise ConfigError("start must be a text and about an object")
         before, after = (_read_distance(content[name]) for name in ("before", "after"))
         return cls(table, NoiseSchedule.from_config(content["schedule"]), start, before, after, about)
