@@ -157,6 +157,13 @@ def test_a_right_classifier_gives_the_denoiser_of_the_class(t):
         torch.testing.assert_close(found[i : i + 1], of_class(x_t[i : i + 1], t).x_0, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("t", [100, 700])
+def test_the_guided_estimate_is_differentiable_in_x_t(t):
+    guided = ClassifierGuided(MIXTURE.denoiser(COSINE), bayes, torch.arange(4) % 3, 2.0)
+    x_t = normals(4, 2, seed=3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: guided(x, t).x_0, x_t)
+
+
 def test_twice_the_scale_moves_the_estimate_twice_as_far():
     x_t, labels = normals(6, 2), torch.arange(6) % 3
     none, one, two = (

@@ -160,19 +160,24 @@ class ClassifierGuided(_Wrapper):
         scale = self.scale * level.sigma**2 / level.signal
         return Estimate(lincomb((1.0, scale), (x_0, self._gradient(x_t, t))), variance)
 
-    @torch.enable_grad()
     def _gradient(self, x_t: Tensor, t: float) -> Tensor:
-        at = x_t.detach().requires_grad_()
-        logits = self.classifier(at, batch_time(t, x_t))
+        """Return ∇ log p(y | x_t), differentiable itself where x_t is."""
+        is_wanted = torch.is_grad_enabled() and x_t.requires_grad
+        with torch.enable_grad():
+            at = x_t if is_wanted else x_t.detach().requires_grad_()
+            log_share = self._log_share(at, t)
+            (gradient,) = torch.autograd.grad(log_share.sum(), at, create_graph=is_wanted)
+        return gradient
+
+    def _log_share(self, x_t: Tensor, t: float) -> Tensor:
+        logits = self.classifier(x_t, batch_time(t, x_t))
         check_float(**{"the classifier's answer": logits})
         if logits.ndim != 2 or not len(logits) == len(self.labels) == len(x_t):
             raise ShapeError(
                 f"the classifier returned {tuple(logits.shape)} for {len(x_t)} samples and "
                 f"{len(self.labels)} labels: it must return (B, classes), and labels must be (B,)"
             )
-        log_share = logits.log_softmax(1).gather(1, self.labels[:, None])
-        (gradient,) = torch.autograd.grad(log_share.sum(), at)
-        return gradient
+        return logits.log_softmax(1).gather(1, self.labels[:, None])
 
 
 @dataclass(frozen=True)
