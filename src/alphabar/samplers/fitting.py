@@ -39,8 +39,8 @@ __all__ = ["Descent", "fit", "fitted_to"]
 
 CHECKS = 10  # of the table on the held-out noises
 BETAS = (0.9, 0.99)
-NUDGE = 0.01  # of the state, to compare its gradient with a difference
-AGREES = 0.2  # of that difference: kinks and rounding stay below
+NUDGE = 0.05  # of the state, to compare its gradient with a difference
+AGREES = 0.1  # of that difference: curvature, kinks and rounding stay below
 
 
 class Descent(TypedDict, total=False):
