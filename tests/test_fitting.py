@@ -258,12 +258,12 @@ def test_on_a_gaussian_the_table_becomes_exact():
 def test_on_a_mixture_it_ends_nearer_than_all_others_on_noises_that_it_never_saw():
     # The packaged tables were fitted to mixtures: they are ten times as near as the hand-made ones here.
     denoiser = MIXTURE.denoiser(COSINE)
-    table = fit(denoiser, (100, 3), 5, **QUICK)
+    table = fit(denoiser, (100, 3), 5, **QUICK | {"updates": 60})
     fresh = end_points(denoiser, (300, 3), 1, seed=1, dtype=DOUBLE)
     found = Distance.of(fresh.distances(table))
     (label, best), *_ = ranked(fresh, hand_made(COSINE, 5))
     assert table.start == label == "Fitted"
-    assert found.median < 0.95 * best.median and found.rms < 0.6 * best.rms
+    assert found.median < 0.7 * best.median and found.rms < 0.6 * best.rms
 
 
 def test_the_same_call_makes_the_same_table_and_says_how():

@@ -25,7 +25,7 @@ from alphabar.training import Checkpoint
 
 __all__ = ["Fit", "digest_of", "own_table", "place_of", "tables_of"]
 
-FITTED, HELD_OUT, REPORTED = 8, 4, 4  # batches of noises
+FITTED, HELD_OUT, REPORTED = 16, 4, 4  # batches of noises
 MORE = 1.5  # evaluations of hand-made tables that are shown for comparison
 
 
@@ -44,7 +44,7 @@ class Fit(Opening):
     guidance: float = 1.0
     """How much the label counts: a table serves the guidance it was fitted with."""
     batch_size: int = 16
-    """Samples at a time. Eight batches are fitted to, four choose the table, and four judge it."""
+    """Samples at a time. Sixteen batches are fitted to, four choose the table, and four judge it."""
     updates: int = 150
     """Steps of the descent."""
     seconds: float | None = None

@@ -69,7 +69,7 @@ def fit(
     evaluations: int = 6,
     seed: int = 0,
     *,
-    batches: int = 8,
+    batches: int = 16,
     held_out: int = 4,
     teacher: Sampler = TEACHER,
     features: Features | None = None,
