@@ -19,9 +19,13 @@ SCRIPT = Path(__file__).with_name("distributed.py")
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "NO_WRAP"}
 
 
-def launch(run, steps, *options, processes=1, succeeds=True, **environment):
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
+
+
+def launch(run, steps, *options, processes=1, succeeds=True, restarts="0", **environment):
     """Run ``distributed.py`` in processes that find each other as torchrun arranges it."""
-    many = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    counts = ("--nproc-per-node", str(processes), "--max-restarts", restarts)
+    many = [*TORCHRUN, "--standalone", *counts]
     done = subprocess.run(
         [*(many if processes > 1 else [sys.executable]), str(SCRIPT), str(run), str(steps), *options],
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
@@ -65,16 +69,18 @@ def test_a_run_on_two_processes_then_one_then_two_is_that_of_one(alone, tmp_path
     check_like(tmp_path, alone)
 
 
-def test_after_a_killed_worker_the_next_launch_goes_on_from_the_newest_checkpoint(tmp_path):
+def test_after_a_killed_worker_the_run_ends_as_if_undisturbed_by_torchrun_or_the_next_launch(tmp_path):
     launch(tmp_path / "undisturbed", 8, "--every", "2", processes=2)
-    killed = (tmp_path / "killed", 8, "--every", "2", "--die-once", str(tmp_path / "died"))
-    launch(*killed, processes=2, succeeds=False)
-    launch(*killed, processes=2)
+    every = ("--every", "2", "--die-once")
+    launch(tmp_path / "restarted", 8, *every, str(tmp_path / "died"), processes=2, restarts="2")
+    launch(tmp_path / "again", 8, *every, str(tmp_path / "died too"), processes=2, succeeds=False)
+    launch(tmp_path / "again", 8, *every, str(tmp_path / "died too"), processes=2)
     assert (tmp_path / "died").exists()
-    paths = [newest(tmp_path / name)[0] / "state.safetensors" for name in ("undisturbed", "killed")]
-    whole, killed = map(load_file, paths)
-    assert whole.keys() == killed.keys()
-    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    whole = load_file(newest(tmp_path / "undisturbed")[0] / "state.safetensors")
+    for run in ("restarted", "again"):
+        found = load_file(newest(tmp_path / run)[0] / "state.safetensors")
+        assert whole.keys() == found.keys()
+        assert all(torch.equal(whole[name], found[name]) for name in whole)
 
 
 def test_a_sharded_run_trains_saves_resumes_and_goes_on_in_one_process(alone, tmp_path):

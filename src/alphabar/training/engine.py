@@ -45,6 +45,7 @@ def make_accelerator(**options: Any) -> Any:
         from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
     except ImportError:
         raise MissingExtraError("training", "train") from None
+    processes()
     accelerator = Accelerator(cpu=needs_cpu(), **options)
     asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if asked and accelerator.distributed_type == DistributedType.MULTI_CPU:
@@ -99,7 +100,24 @@ def processes(**options: Any) -> Any:
     """Return accelerate's ``PartialState``, what this process knows of the others; made by the first call."""
     from accelerate import PartialState
 
-    return PartialState(cpu=needs_cpu(), **options)
+    return PartialState(cpu=needs_cpu(), **_where_to_meet(), **options)
+
+
+def _where_to_meet() -> dict[str, Any]:
+    """Return a store of this restart's own, for ``init_process_group``.
+
+    torchrun keeps one store over all restarts, where processes would find the addresses of those that are
+    gone. Agents of several machines may count their restarts differently, so there it is left as it is.
+    """
+    count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    alone = os.environ.get("GROUP_WORLD_SIZE") == "1"
+    if count == "0" or not alone or torch.distributed.is_initialized():
+        return {}
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, world_size = next(rendezvous("env://"))
+    return {"store": PrefixStore(f"restart {count}", store), "rank": rank, "world_size": world_size}
 
 
 def share_out(items: Sequence[Item]) -> tuple[Sequence[Item], bool]:
