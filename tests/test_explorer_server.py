@@ -1,15 +1,19 @@
 """The explorer's server gives what the page asks, within limits, and nothing else."""
 
 import json
+from io import BytesIO
 
 import pytest
 import torch
 from explorer import page_of
+from PIL import Image
 from torch import nn
 
 from alphabar import NoiseSchedule
-from alphabar.explorer.answers import options
-from alphabar.training import Checkpoint
+from alphabar.explorer.answers import SHOWN, options
+from alphabar.explorer.forward import jumped
+from alphabar.training import Checkpoint, to_uint8
+from alphabar.training.images import pixels
 
 testclient = pytest.importorskip("starlette.testclient", reason="the explore extra is not installed")
 
@@ -102,6 +106,21 @@ def test_a_picture_is_asked_for_by_name_never_by_path(ours):
         answer = ours.post("/api/forward", json=body, headers=OURS)
         assert answer.status_code == 400
         assert "unknown picture" in answer.json()["error"]
+
+
+def test_a_noised_picture_is_fetched_whole_by_the_name_in_the_answer_as_long_as_it_is_kept():
+    page = page_of()
+    asked = client(page)
+    question = {**QUESTIONS["forward"], "picture": "china", "way": "jump", "t": 400}
+    names = [
+        asked.post("/api/forward", json=question, headers=OURS).json()["panes"][0]["picture"]
+        for _ in range(SHOWN + 1)
+    ]
+    assert asked.get(names[0]).status_code == 404
+    answer = asked.get(names[-1])
+    assert answer.headers["content-type"] == "image/png"
+    noised = jumped(page.album["china"], NoiseSchedule.linear(), 400, seed=0)
+    assert torch.equal(pixels(Image.open(BytesIO(answer.content))), to_uint8(noised))
 
 
 def test_every_answer_keeps_the_page_to_itself(ours):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from alphabar.errors import AlphabarError, ConfigError, look_up
 from alphabar.explorer import forward, plane, schedules, tables
 from alphabar.explorer.asking import LANGUAGES, Asked, said, texts_of
-from alphabar.explorer.pictures import LARGEST_UPLOAD, SIDE, Album, data_url, decoded, thinned
+from alphabar.explorer.pictures import LARGEST_UPLOAD, SIDE, Album, Newest, data_url, decoded, png, thinned
 from alphabar.explorer.reverse import Chosen, Run, chain, made_sampler, mosaic
 from alphabar.explorer.svg import number
 from alphabar.samplers import REGISTRY, State
@@ -21,6 +21,7 @@ __all__ = ["ANSWERS", "Page", "check_body", "options", "run_state", "samples", "
 STEPS = 1000  # T of the families on the page
 SEEDS = 2**32
 SIDES = 3  # schedules side by side
+SHOWN = 24  # pictures that the page may still ask for
 WALKED_SIDE = 64  # pixels of a side that take single steps: a thousand steps of 512×512 take seconds
 
 Answer = dict[str, Any]
@@ -39,6 +40,8 @@ class Page:
     album: Album
     run: Run
     language: str = "en"
+    shown: Newest[bytes] = field(default_factory=lambda: Newest(SHOWN))
+    """Large pictures, which the page fetches by their names: within an answer they would take longer."""
 
 
 @lru_cache(maxsize=16)
@@ -81,7 +84,13 @@ def _forward(page: Page, asked: Asked) -> Answer:
         values = [f"{value:.4f}".replace("-", "−") for value in beside]
         alt = asked.texts["x_t_alt"].format(name=name, t=t, **facts)
         panes.append(
-            {"name": name, "picture": data_url(noised[name]), "alt": alt, **facts, "moments": values}
+            {
+                "name": name,
+                "picture": f"/shown/{page.shown.add(png(noised[name]))}",
+                "alt": alt,
+                **facts,
+                "moments": values,
+            }
         )
     all_, some = given.shape[-1], x_0.shape[-1]
     return {

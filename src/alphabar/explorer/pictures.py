@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import secrets
+import struct
 import threading
+import zlib
 from collections import OrderedDict
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,12 +27,23 @@ from alphabar.training.images import (
     translated,
 )
 
-__all__ = ["LARGEST_UPLOAD", "SIDE", "Album", "data_url", "decoded", "thinned", "too_large"]
+__all__ = [
+    "LARGEST_UPLOAD",
+    "SIDE",
+    "Album",
+    "Newest",
+    "data_url",
+    "decoded",
+    "thinned",
+    "too_large",
+]
 
 SIDE = 512  # pixels of a side that are kept
 LARGEST_UPLOAD = 10 * 2**20  # bytes
 KEPT = 8  # uploads
 UPLOAD = "upload-"  # begins their names
+
+Value = TypeVar("Value")
 
 
 def too_large() -> RefusedError:
@@ -57,6 +70,34 @@ def decoded(content: bytes) -> Tensor:
         raise RefusedError("upload_broken") from wrong
 
 
+class Newest(Generic[Value]):
+    """The newest few of what several threads put in, each under a name that cannot be guessed.
+
+    Args:
+        most: how many are kept.
+        prefix: begins their names.
+    """
+
+    def __init__(self, most: int, prefix: str = "") -> None:
+        self._most, self._prefix = most, prefix
+        self._values: OrderedDict[str, Value] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, value: Value) -> str:
+        """Keep a value; return its name."""
+        name = f"{self._prefix}{secrets.token_hex(8)}"
+        with self._lock:
+            self._values[name] = value
+            while len(self._values) > self._most:
+                self._values.popitem(last=False)
+        return name
+
+    def get(self, name: str) -> Value | None:
+        """Return the value of a name; None where it is not kept, or never was."""
+        with self._lock:
+            return self._values.get(name)
+
+
 class Album:
     """The pictures of one page by name: ``china``, ``flower``, ``digit``, one given at the start, uploads.
 
@@ -71,8 +112,7 @@ class Album:
 
     def __init__(self, given: Path | None = None) -> None:
         self._given = None if given is None else _read(given)
-        self._uploads: OrderedDict[str, Tensor] = OrderedDict()
-        self._lock = threading.Lock()
+        self._uploads: Newest[Tensor] = Newest(KEPT, UPLOAD)
 
     @property
     def names(self) -> list[str]:
@@ -81,12 +121,7 @@ class Album:
 
     def add(self, picture: Tensor) -> str:
         """Keep an upload; return the name it goes by."""
-        name = f"{UPLOAD}{secrets.token_hex(8)}"
-        with self._lock:
-            self._uploads[name] = picture
-            while len(self._uploads) > KEPT:
-                self._uploads.popitem(last=False)
-        return name
+        return self._uploads.add(picture)
 
     def __getitem__(self, name: str) -> Tensor:
         """Return a picture, float32 (C, S, S) in [−1, 1].
@@ -97,9 +132,8 @@ class Album:
         """
         if self._given is not None and name == "given":
             return self._given
-        with self._lock:
-            if name in self._uploads:
-                return self._uploads[name]
+        if (upload := self._uploads.get(name)) is not None:
+            return upload
         if name.startswith(UPLOAD):
             raise RefusedError("upload_gone", kept=KEPT)
         return look_up(SHIPPED, name, "picture")()
@@ -156,15 +190,24 @@ def thinned(x: Tensor, side: int) -> Tensor:
     return x[:, ::stride, ::stride].contiguous()
 
 
-def data_url(x: Tensor) -> str:
-    """Return an image, (C, H, W) with C = 1 or 3, clamped to [−1, 1], as a URL that holds it.
+def png(x: Tensor) -> bytes:
+    """Return an image, (C, H, W) with C = 1 or 3, clamped to [−1, 1], as a PNG file that is not compressed.
 
-    In the format BMP: exact, shown by every browser, and written in a quarter of a millisecond where PNG
-    takes twenty, for noise does not compress.
+    Noise does not compress: a library takes twenty milliseconds to find that out, and this is written in a
+    fifth of it. Browsers read it in half the time that a BMP takes them. ISO/IEC 15948, sections 5 and 11.
     """
-    from PIL import Image
+    depth, height, width = x.shape
+    rows = torch.zeros(height, 1 + width * depth, dtype=torch.uint8)  # a row begins with its filter: none
+    rows[:, 1:] = to_uint8(x).permute(1, 2, 0).reshape(height, -1)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2 if depth == 3 else 0, 0, 0, 0)
+    chunks = {b"IHDR": header, b"IDAT": zlib.compress(rows.numpy().tobytes(), 0), b"IEND": b""}
+    checked = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(checked)
 
-    shown = to_uint8(x).permute(1, 2, 0).contiguous().numpy()
-    buffer = BytesIO()
-    Image.fromarray(shown if x.shape[0] == 3 else shown[..., 0]).save(buffer, "BMP")
-    return f"data:image/bmp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+def data_url(x: Tensor) -> str:
+    """Return a small image as a URL that holds it; see :func:`png`."""
+    return f"data:image/png;base64,{base64.b64encode(png(x)).decode()}"

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Any
 
 import torch
@@ -69,6 +70,7 @@ def application(page: Page, host: str = LOOPBACK[0]) -> Starlette:
     routes = [
         Route("/", of_page(_start)),
         Route("/static/{name}", of_page(_static)),
+        Route("/shown/{name}", of_page(_shown)),
         Route("/api/options", of_page(_options)),
         Route("/api/run", of_page(_run)),
         Route("/api/picture", of_page(_picture), methods=["POST"]),
@@ -98,6 +100,8 @@ def serve(page: Page, host: str, port: int, ready: Callable[[], object] = lambda
     except (SystemExit, OSError):
         raise ConfigError(f"{host}:{port} cannot be listened on: choose another --port or --host") from None
     with socket:
+        # asyncio does so only for sockets that name their protocol; else answers wait 40 ms for a receipt.
+        socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         socket.listen()
         ready()
         with suppress(KeyboardInterrupt):  # how it is meant to end
@@ -144,6 +148,13 @@ async def _static(page: Page, request: Request) -> Response:
     if found is None:
         return JSONResponse({"error": "no such file"}, status_code=404)
     return Response(found[0], media_type=found[1])
+
+
+async def _shown(page: Page, request: Request) -> Response:
+    found = page.shown.get(request.path_params["name"])
+    if found is None:
+        return JSONResponse({"error": "no such picture"}, status_code=404)
+    return Response(found, media_type="image/png")
 
 
 async def _options(page: Page, request: Request) -> Response:
