@@ -328,3 +328,13 @@ def test_sampling_more_steps_than_there_are_levels_is_refused(tmp_path, capsys):
     assert main(["sample", str(run), "--sampler", "euler2"]) == 2
     assert "'ddim'" in capsys.readouterr().err
     assert torch.is_grad_enabled()
+
+
+def test_a_run_whose_time_is_over_says_so_and_goes_on_when_given_more(tmp_path, capsys):
+    place = str(tmp_path / "run")
+    assert main(["train", *TRAIN[2:], "--seconds", "0.01", "--out", place]) == 0
+    kept = (tmp_path / "run/unet/diffusion_pytorch_model.safetensors").read_bytes()
+    capsys.readouterr()
+    assert main(["train", place, "--resume"]) == 0
+    assert "its last: give more --steps or --seconds to go on" in capsys.readouterr().out
+    assert (tmp_path / "run/unet/diffusion_pytorch_model.safetensors").read_bytes() == kept

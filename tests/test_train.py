@@ -24,6 +24,7 @@ from alphabar.training.config import GIVEN, PRECISIONS, TrainConfig
 from alphabar.training.data import ImageData, load_data
 from alphabar.training.loop import train
 from alphabar.training.loss import LOSSES
+from alphabar.training.network import sized
 from alphabar.training.objective import VARIANCES
 from alphabar.training.order import Order, cores
 from alphabar.training.timesteps import TIMESTEPS
@@ -173,7 +174,9 @@ def test_a_run_records_the_data_that_it_was_trained_on():
 def test_the_clock_can_end_a_run(monkeypatch):
     now = iter(range(1000))
     monkeypatch.setattr(training.time, "monotonic", lambda: next(now))
-    assert len(losses(replace(TINY, steps=100, seconds=5), network=Scale())) == 4  # at seconds 1, 2, 3, 4
+    assert (
+        len(losses(replace(TINY, steps=100, seconds=5), network=Scale())) == 2
+    )  # it is read before and after each: at seconds 1, 2; 3, 4
     assert len(losses(replace(TINY, steps=100, seconds=0.1), network=Scale())) == 1  # never none
 
 
@@ -337,3 +340,28 @@ def test_classes_without_labels_and_a_diverging_loss_are_named():
 def test_data_without_an_image_are_refused():
     empty = ImageData(torch.zeros(0, 1, 8, 8, dtype=torch.uint8))
     check_error(lambda: next(train(TrainConfig(channels=(8,)), data=empty)), DataError, "no image")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "device", "size", "channels"),
+    [
+        (None, "cpu", 28, (64, 128, 128)),
+        (300.0, "cpu", 28, (16, 32, 32)),
+        (1800.0, "cpu", 32, (32, 64, 64)),
+        (1e6, "cpu", 28, (64, 128, 128)),
+        (300.0, "cuda", 28, (64, 128, 128)),
+        (80.0, "cpu", 8, (32, 64)),
+        (10.0, "cpu", 8, (16, 16)),
+    ],
+)
+def test_a_short_training_on_a_cpu_takes_a_smaller_network(seconds, device, size, channels):
+    config = TrainConfig(seconds=seconds)
+    assert sized(config, (1, size, size), torch.device(device)).channels == channels
+    chosen = TrainConfig(seconds=seconds, channels=(24,))
+    assert sized(chosen, (1, size, size), torch.device(device)) == chosen
+
+
+def test_a_training_is_ended_by_steps_by_time_or_after_two_thousand_updates():
+    assert TrainConfig().last_step == 2000
+    assert TrainConfig(seconds=5).last_step == 10**9
+    assert TrainConfig(seconds=5, steps=7).last_step == 7

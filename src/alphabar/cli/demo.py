@@ -168,7 +168,7 @@ def _photograph(out: Path, seed: int) -> None:
 
 def _trained(config: TrainConfig, training: ImageData, out: Path) -> tuple[Checkpoint, TrainStep]:
     losses = {}
-    for last in track(train(config, data=training), config.steps, "training"):
+    for last in track(train(config, data=training), config.last_step, "training"):
         losses[last.step] = last.loss
     trained = last.snapshot()
     checkpoint.save(out / "run", trained)

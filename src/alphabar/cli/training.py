@@ -42,8 +42,8 @@ from alphabar.training import (
     train,
     training_data,
 )
-from alphabar.training.engine import is_main
-from alphabar.training.network import new_network
+from alphabar.training.engine import is_main, processes
+from alphabar.training.network import new_network, sized
 from alphabar.training.posthoc import SNAPSHOTS
 from alphabar.training.state import CHECKPOINTS, settings_of, step_of
 
@@ -96,14 +96,16 @@ class Train(TrainConfig):
         check_apart(config.data, self.out)
         begun = step_of(self.out)
         start = begun if self.resume and begun else 0
-        if start >= self.steps:
-            print(f"{self.out} is at step {start}, its last: give more --steps to go on")
+        if start >= self.last_step:
+            self._say_over(start)
             return
         if main_process:  # two that try at once would be in each other's way
             self._check_place(begun)
         shown = None if main_process else False
         data = training_data(config, progress=lambda rows: track(rows, len(rows), "reading", shown=shown))
         scores = Scores(data, self.evaluate_every)
+        if not start:
+            config = sized(config, data.shape, processes().device)
         size = check_size(config, data)
         if main_process:
             checkpoint.check_place(self.out, also=(LOSS,), size=size)
@@ -128,10 +130,16 @@ class Train(TrainConfig):
                 also=lambda step: {**grids(step), **scores(step)},
                 tell=tell,
             )
-            last = watched(entries, config.steps, start, shown)
+            last = watched(entries, config, start, shown)
+        if last is None:  # its time was over before
+            self._say_over(start)
+            return
         result = last.snapshot()
         if main_process:
             self._finish(last, result, data, is_stopped=stop())
+
+    def _say_over(self, start: int) -> None:
+        print(f"{self.out} is at step {start}, its last: give more --steps or --seconds to go on")
 
     def _check_place(self, begun: int | None) -> None:
         if self.resume and begun is None and not _is_restarted():
@@ -156,7 +164,7 @@ class Train(TrainConfig):
         if data.skipped:
             print(f"left out {len(data.skipped)} images that cannot be read: {', '.join(data.skipped)[:200]}")
         print(f"{last.step} steps, {last.images} images, loss {losses[last.step]:.4f}")
-        if is_stopped and last.step < self.steps:
+        if is_stopped and last.step < self.last_step:
             own = f" --network {self.network}" if self.factory_name else ""
             print(f"stopped; to go on: alphabar train {self.out} --resume{own}")
         wrote(self.out)

@@ -16,7 +16,8 @@ from alphabar.cli import plots
 from alphabar.cli._arguments import tell_notes
 from alphabar.errors import AlphabarError, ConfigError, look_up
 from alphabar.samplers import DDIM, sample, track
-from alphabar.training import Checkpoint, TrainingWarning, TrainStep
+from alphabar.training import Checkpoint, TrainConfig, TrainingWarning, TrainStep
+from alphabar.training.config import LIMIT
 from alphabar.training.engine import is_main, make_accelerator
 
 __all__ = ["TRACKERS", "Grids", "check_tracker", "tracked", "watched"]
@@ -27,24 +28,33 @@ COUNT = 16  # images of a grid
 SAMPLER = DDIM(steps=20)
 
 
-def watched(steps: Iterable[TrainStep], total: int, start: int, shown: bool | None) -> TrainStep:
-    """Run through the steps of a training; return the last.
+def watched(
+    steps: Iterable[TrainStep], config: TrainConfig, start: int, shown: bool | None
+) -> TrainStep | None:
+    """Run through the steps of a training; return the last, or None where its time is over already.
 
     Args:
         steps: what is watched.
-        total: the number of the last step.
+        config: what says when it ends.
         start: updates that were made before.
         shown: False for silence; by default a bar on a terminal, else plain lines.
     """
     lines = shown is None and not sys.stderr.isatty()
     began = told = time.monotonic()
-    for last in track(steps, total - start, "training", shown=shown, told=_numbers):
+    total = None if config.last_step == LIMIT else config.last_step
+    coming = None if total is None else total - start
+    last = None
+    for last in track(steps, coming, "training", shown=shown, told=_numbers):
         tell_notes()
         now = time.monotonic()
         if lines and (last.step in (start + 1, total) or now - told >= SECONDS):
             told, pace = now, (now - began) / (last.step - start)
-            left = f"{pace * 1000:.0f} ms an update, {_clock(pace * (total - last.step))} left"
-            print(f"step {last.step}/{total}  {_numbers(last)}  {left}", flush=True)
+            left = pace * (config.last_step - last.step)
+            if config.seconds is not None:
+                left = max(0.0, min(left, config.seconds - last.seconds))
+            pacing = f"{pace * 1000:.0f} ms an update, {_clock(left)} left"
+            of = "" if total is None else f"/{total}"
+            print(f"step {last.step}{of}  {_numbers(last)}  {pacing}", flush=True)
     return last
 
 

@@ -153,4 +153,4 @@ class Run:
 
 def _share(config: TrainConfig, step: int, seconds: float) -> float:
     """Return how much of a training run is over, by its updates or by its time, whichever is further."""
-    return min(1.0, max(step / config.steps, seconds / config.seconds if config.seconds else 0.0))
+    return min(1.0, max(step / config.last_step, seconds / config.seconds if config.seconds else 0.0))

@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 def track(
     items: Iterable[Item],
-    total: int,
+    total: int | None,
     what: str,
     *,
     shown: bool | None = None,
@@ -25,7 +25,7 @@ def track(
 
     Args:
         items: what is counted.
-        total: how many there will be.
+        total: how many there will be; None where nobody knows.
         what: the word before the bar.
         shown: by default, whether stderr is a terminal and rich (of the ``train`` extra) is installed.
         every: seconds between plain lines on stderr where no bar is drawn because it is no terminal; by
@@ -57,7 +57,7 @@ def track(
             bar.update(task, advance=1, rate=f"{speed:.1f}/s" if speed else "", told=told(item))
 
 
-def _lines(items: Iterable[Item], total: int, what: str, every: float) -> Iterator[Item]:
+def _lines(items: Iterable[Item], total: int | None, what: str, every: float) -> Iterator[Item]:
     began = said = time.monotonic()
     for done, item in enumerate(items, 1):
         yield item
@@ -65,4 +65,5 @@ def _lines(items: Iterable[Item], total: int, what: str, every: float) -> Iterat
         if now - said >= every:
             said = now
             each = (now - began) / done
-            print(f"{what}: {done} of {total}, {each:.3g} s each", file=sys.stderr, flush=True)
+            of = "" if total is None else f" of {total}"
+            print(f"{what}: {done}{of}, {each:.3g} s each", file=sys.stderr, flush=True)

@@ -20,6 +20,8 @@ from alphabar.training.timesteps import TIMESTEPS
 __all__ = ["GIVEN", "PRECISIONS", "UNET", "TrainConfig", "has_bfloat16"]
 
 UNET = "unet"
+UPDATES = 2000  # of a run that no setting ends
+LIMIT = 10**9  # of one that time ends
 
 GIVEN = "(given)"
 """In the record of a run: what was handed to ``train`` as it is, and has no name."""
@@ -91,9 +93,9 @@ class TrainConfig:
     network: str = UNET
     """What is trained: "unet", or what builds a network of your own, "package.module:factory"."""
     channels: tuple[int, ...] = ()
-    """Channels of each level of the U-Net; by default as suits the image."""
-    steps: int = _may_change(2000)
-    """Updates of the network."""
+    """Channels of each level of the U-Net; by default as suits the image and, on a CPU, ``seconds``."""
+    steps: int | None = _may_change(None)
+    """Updates of the network; by default 2000, or with ``seconds`` as many as fit."""
     seconds: float | None = _may_change(None)
     """Stop by the clock as well; the learning rate then falls with whichever is nearer its end."""
     batch_size: int = 128
@@ -142,13 +144,19 @@ class TrainConfig:
         """The name of what builds a network of one's own; None where ``network`` says something else."""
         return None if self.network in (UNET, GIVEN) else self.network
 
+    @property
+    def last_step(self) -> int:
+        """The update after which a run ends, if its time is not over before."""
+        return self.steps or (UPDATES if self.seconds is None else LIMIT)
+
     def __post_init__(self) -> None:
         """Refuse settings that cannot work, before anything is loaded.
 
         Raises:
             ConfigError, UnknownNameError: the first one that is wrong, and what would be right.
         """
-        check_count(steps=self.steps, batch_size=self.batch_size, accumulate=self.accumulate)
+        steps = {} if self.steps is None else {"steps": self.steps}
+        check_count(**steps, batch_size=self.batch_size, accumulate=self.accumulate)
         check_levels(self.diffusion_steps)
         for each in fields(TrainConfig):
             if "choices" in each.metadata:

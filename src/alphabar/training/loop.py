@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,15 +22,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alphabar.errors import DataError
+from alphabar.errors import CheckpointError, DataError
 from alphabar.schedule import FAMILIES
 from alphabar.training.checkpoint import Checkpoint
 from alphabar.training.config import GIVEN, UNET, TrainConfig
 from alphabar.training.data import Batch, ImageData, Progress, load_data
 from alphabar.training.engine import make_accelerator, share_of
+from alphabar.training.network import sized
 from alphabar.training.objective import Objective
 from alphabar.training.order import Order, batches
-from alphabar.training.state import TrainState
+from alphabar.training.state import TrainState, settings_of
 from alphabar.training.trainer import Trainer
 
 __all__ = ["TrainStep", "train", "training_data"]
@@ -40,13 +42,15 @@ class TrainStep:
     """What one update of the network reports."""
 
     step: int
-    """Updates so far, 1 … steps."""
+    """Updates so far."""
     loss: float
     """Mean loss of this batch, over all processes."""
     images: int
     """Images seen so far, over all processes."""
     rate: float
     """The learning rate of this update."""
+    seconds: float
+    """How long the run has trained, over all its parts."""
     losses: Tensor = field(repr=False)
     """(B,) the loss of each image of this process."""
     t: Tensor = field(repr=False)
@@ -104,20 +108,27 @@ def train(
     data = training_data(config) if data is None else data
     if not len(data):
         raise DataError("there is no image to train on")
+    if resume is None:
+        config = sized(config, data.shape, accelerator.device)
+    elif not config.channels:
+        with suppress(CheckpointError):  # which is told when the run is gone on from
+            config = replace(config, channels=settings_of(resume).channels)
     trainer = Trainer.of(config, schedule, objective, data, network, accelerator)
     start, before = (0, 0.0) if resume is None else trainer.go_on(resume)
     offset = accelerator.process_index * share
-    order = Order(len(data), config.seed, config.steps, config.batch_size, offset, share, start, data.block)
+    order = Order(
+        len(data), config.seed, config.last_step, config.batch_size, offset, share, start, data.block
+    )
     began = time.monotonic() - before
     for step, batch in enumerate(batches(data, order, accelerator.device), start):
-        seconds = time.monotonic() - began
-        progress = _progress(config, step, seconds, accelerator)
+        progress = _progress(config, step, time.monotonic() - began, accelerator)
         if progress >= 1 and step:
             break
         rate = _rate(config, step, progress)
         found = trainer.update(step, batch, order.first(step), rate)
+        seconds = time.monotonic() - began
         yield TrainStep(
-            *(step + 1, found.loss, (step + 1) * config.batch_size, rate),
+            *(step + 1, found.loss, (step + 1) * config.batch_size, rate, seconds),
             *(found.losses, found.t, found.norm, batch),
             *(trainer.snapshot, partial(trainer.state, step + 1, seconds)),
         )
@@ -126,8 +137,8 @@ def train(
 def _progress(config: TrainConfig, step: int, elapsed: float, accelerator: Any) -> float:
     """Return the share of the run that is over, the same in every process."""
     if config.seconds is None:
-        return step / config.steps
-    progress = max(step / config.steps, elapsed / config.seconds)
+        return step / config.last_step
+    progress = max(step / config.last_step, elapsed / config.seconds)
     return float(accelerator.reduce(torch.tensor(progress, device=accelerator.device), "mean"))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,10 +12,10 @@ from torch import nn
 
 from alphabar.denoise.factories import Factory
 from alphabar.errors import ConfigError, MissingExtraError
-from alphabar.training.config import GIVEN, TrainConfig
+from alphabar.training.config import GIVEN, UNET, TrainConfig
 from alphabar.training.objective import VARIANCES
 
-__all__ = ["factory_of", "new_network", "unet"]
+__all__ = ["factory_of", "new_network", "sized", "unet"]
 
 WIDTHS: dict[int, tuple[int, ...]] = {
     8: (32, 64),
@@ -23,6 +25,15 @@ WIDTHS: dict[int, tuple[int, ...]] = {
     128: (64, 128, 128, 256, 256),
 }
 """Channels of each level, by the largest image they are meant for; larger images take the last row."""
+
+SHORT = {0.25: 900, 0.5: 3600}
+"""Of those channels, the share that a short training on a CPU takes, and up to how many seconds at 28×28.
+
+Elsewhere seconds count by the cost of an image, its pixels times the square of the channels, beside that one.
+
+A network that sees its images too few times is worse than a small one that sees them more often.
+"""
+NARROWEST = 16
 
 
 def unet(
@@ -70,6 +81,24 @@ def unet(
         num_class_embeds=classes + 1 if classes else None,
     )
     return network
+
+
+def sized(config: TrainConfig, shape: Sequence[int], device: torch.device) -> TrainConfig:
+    """Return settings that say the channels of the U-Net, where they were left to the images and the time.
+
+    Args:
+        config: the settings.
+        shape: (C, H, W) of the images.
+        device: where it is trained.
+    """
+    if config.network != UNET or config.channels:
+        return config
+    widths, time = _default_widths(max(shape[1:])), math.inf
+    if device.type == "cpu" and config.seconds is not None:
+        time = config.seconds * (28 * 64) ** 2 / (shape[1] * shape[2] * widths[0] ** 2)
+    share = next((share for share, most in SHORT.items() if time <= most), 1.0)
+    channels = tuple(max(min(NARROWEST, width), int(width * share)) for width in widths)
+    return replace(config, channels=channels)
 
 
 def factory_of(config: TrainConfig, shape: tuple[int, int, int], classes: int) -> Factory | None:
