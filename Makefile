@@ -5,7 +5,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 MAKEFLAGS += --jobs=2 # linter and both languages beside each other
 
-.PHONY: help test test-long demo lint format docs docs-en docs-zh bench bench-check clean
+.PHONY: help test test-long demo lint format docs docs-en docs-zh bench bench-check recipe clean
 
 help:
 	@echo "make demo    noise a photograph, train on digits, sample new ones: open demo/index.html"
@@ -16,6 +16,7 @@ help:
 	@echo "make format  lay the code out as the linter wants it"
 	@echo "make bench   measure this library beside its peers and the machine's floor: docs/benchmarks/"
 	@echo "make bench-check  measure again; fail where a recorded ratio was lost"
+	@echo "make recipe NAME=digits  train, score and compare with the record: recipes/README.md"
 	@echo "make clean   remove what the others made"
 
 # One process a core, each computing in one thread.
@@ -65,6 +66,9 @@ bench-check: .venv/peers
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/pip install --quiet --no-deps torch-fidelity==0.4.0 # its torchvision would replace torch
 	touch $@
+
+recipe: .venv/installed
+	$(BIN)/python -m recipes $(NAME) $(if $(DATA),--data $(DATA))
 
 clean:
 	rm -rf .venv demo docs/_build docs/*/_pictures .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Recipes: what to run, and what was found on record."""
