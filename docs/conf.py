@@ -113,7 +113,8 @@ def _drop_ins() -> str:
     """Return a directive for each drop-in class, without the long signature of diffusers."""
     import alphabar.diffusers as drop_ins
 
-    classes = [name for name in drop_ins.__all__ if name.endswith("Scheduler")]
+    own = {"FittedScheduler"}  # which diffusers has no class for
+    classes = [name for name in drop_ins.__all__ if name.endswith("Scheduler") and name not in own]
     return "\n".join(f".. autoclass:: alphabar.diffusers.{name}(**config)" for name in classes)
 
 
