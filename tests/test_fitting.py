@@ -1,6 +1,7 @@
 """Tables fitted to one denoiser: the parametrisation against the tables it starts from, its gradient against
 differences, what the descent reaches on exact problems, and what it refuses."""
 
+import math
 from dataclasses import dataclass, replace
 
 import pytest
@@ -260,7 +261,7 @@ def test_on_a_mixture_it_ends_nearer_than_all_others_on_noises_that_it_never_saw
     denoiser = MIXTURE.denoiser(COSINE)
     table = fit(denoiser, (100, 3), 5, **QUICK | {"updates": 60})
     fresh = end_points(denoiser, (300, 3), 1, seed=1, dtype=DOUBLE)
-    found = Distance.of(fresh.distances(table))
+    found = fresh.error(table)
     (label, best), *_ = ranked(fresh, hand_made(COSINE, 5))
     assert table.start == label == "Fitted"
     assert found.median < 0.7 * best.median and found.rms < 0.6 * best.rms
@@ -306,12 +307,12 @@ def test_time_ends_a_descent():
 
 def test_features_are_what_counts():
     # Compared by the first coordinate, the first is fitted.
-    first = QUICK | {"features": lambda x: x[:, :1], "start": DDIM(4)}
+    first = QUICK | {"features": lambda x: x[:, 0], "start": DDIM(4)}
     denoiser = MIXTURE.denoiser(COSINE)
     table = fit(denoiser, (16, 3), 4, **first)
     points = end_points(denoiser, (16, 3), 2, dtype=DOUBLE, features=first["features"])
-    assert points.targets[0].shape == (16, 1)
-    assert Distance.of(points.distances(table)).rms < Distance.of(points.distances(DDIM(4))).rms
+    assert points.targets[0].shape == (16,)
+    assert points.error(table).rms < points.error(DDIM(4)).rms
 
 
 def changed(denoise):
@@ -341,6 +342,14 @@ def test_a_denoiser_that_cannot_be_fitted_to_is_named(kind):
     answer, error, fragment = BAD_DENOISERS[kind]
     quick = QUICK | {"teacher": Heun(4), "start": DDIM(3)}
     check_error(lambda: fit(changed(answer), (4, 3), 3, **quick), error, fragment)
+
+
+def test_a_table_whose_chain_leads_to_nan_comes_last():
+    denoiser = changed(lambda x_0, x_t: torch.where(x_t.abs() > 100, torch.nan, x_0))
+    points = end_points(denoiser, (4, 3), 2, teacher=Heun(4), dtype=DOUBLE)
+    off = Plan((Row(999, 500, 1e3, (0.5,)), Row(500, -1, 0.0, (1.0,))))
+    (best, _), (last, error) = ranked(points, {"off": off, "Euler": Euler(2)})
+    assert (best, last) == ("Euler", "off") and error == Distance(math.inf, math.inf)
 
 
 BAD_SETTINGS = {

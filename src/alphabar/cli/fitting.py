@@ -144,10 +144,10 @@ def _judged(fresh: EndPoints, table: FittedTable, seconds: float) -> str:
     more = hand_made(schedule, min(math.ceil(MORE * evaluations), len(schedule)))
     return _line(
         str(evaluations),
-        _shown([Distance.of(fresh.distances(others[table.start]))]),
+        _shown([fresh.error(others[table.start])]),
         _shown([away for _, away in ranked(fresh, others)]),
         _shown([away for _, away in ranked(fresh, more)]),
-        _shown([Distance.of(fresh.distances(table))]),
+        _shown([fresh.error(table)]),
         f"{seconds:.0f}",
     )
 

@@ -8,6 +8,7 @@ one batch, so that a denoiser may hold labels.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -36,6 +37,7 @@ TEACHER = UniPC(100, order=3, spacing="log_snr")
 """Nearer to the limit than Heun's method with as many evaluations, a hundred times on mixtures."""
 STREAM = 3 << 29  # of the noises: training draws between 2³⁰ and this, inpainting from 2³¹, samples from 0
 SPACINGS = ("trailing", "karras", "log_snr")
+LOST = Distance(math.inf, math.inf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,14 +64,26 @@ class EndPoints:
     def away(self, end: Tensor, number: int) -> Tensor:
         """Return the distances, (B,) float64, of ends, (B, C, …), to those of the teacher in a batch."""
         found = end if self.features is None else self.features(end)
-        away: Tensor = (found - self.targets[number]).double().flatten(1).norm(dim=1)
+        away: Tensor = (found - self.targets[number]).double().reshape(len(end), -1).norm(dim=1)
         return away
 
     def distances(self, sampler: Sampler) -> Tensor:
-        """Return how far a sampler ends from the teacher, (noises,) float64."""
+        """Return how far a sampler ends from the teacher, (noises,) float64.
+
+        Raises:
+            NoAnswerError: the denoiser returned NaN or infinity, as at states far off.
+        """
         ends = (_end(self.denoiser, sampler, x_t, self.dtype) for x_t in self.noises)
         with torch.no_grad():
             return torch.cat([self.away(end, number) for number, end in enumerate(ends)])
+
+    def error(self, sampler: Sampler) -> Distance:
+        """Return what the distances come to: infinite where the chain leads to NaN or infinity."""
+        try:
+            away = self.distances(sampler)
+        except NoAnswerError:
+            return LOST
+        return Distance.of(away) if away.isfinite().all() else LOST
 
 
 def end_points(
@@ -142,9 +156,9 @@ def ranked(
 
     All are tried on the first batch, and the best of them on every batch.
     """
-    first = {label: Distance.of(points[:1].distances(each)).rms for label, each in samplers.items()}
+    first = {label: points[:1].error(each).rms for label, each in samplers.items()}
     chosen = sorted(first, key=first.__getitem__)[:finalists]
-    found = [(label, Distance.of(points.distances(samplers[label]))) for label in chosen]
+    found = [(label, points.error(samplers[label])) for label in chosen]
     return sorted(found, key=lambda each: each[1].rms)
 
 

@@ -158,7 +158,7 @@ def fitted_to(
     after = before
     tried = _descend(points, table, updates, rate, math.inf if seconds is None else seconds)
     for found in track(tried, CHECKS, f"fitting {evaluations}", shown=progress):
-        away = Distance.of(held_out.distances(found))
+        away = held_out.error(found)
         is_better = away.median <= before.median and away.rms <= before.rms
         if is_better and away.median * away.rms < after.median * after.rms:
             kept, after = found, away

@@ -38,9 +38,7 @@ __all__ = ["FREEDOMS", "FreeTable", "Numbers", "chain", "in_x_0"]
 
 FREEDOMS = ("levels", "shift", "coefficients", "history", "sum")
 LEAST = 0.003  # share of the range that a step starts with: at 0 it could never grow
-DIFFERENCE = (
-    0.05  # in λ, to each side, of steps of about 1; some t, for between two t networks are not smooth
-)
+DIFFERENCE = 0.05  # in λ, to each side: a few t, for networks are not smooth from one t to the next
 DIGITS = 6  # of t
 DOUBLE = torch.float64
 SCALES = ("signal", "sigma")
@@ -174,8 +172,9 @@ class FreeTable:
         low, high = self.ends
         levels = [low, *(each.half_log_snr for each in levels_at(self.schedule, self.start.timesteps[1:]))]
         share = torch.tensor([*levels, high], dtype=DOUBLE).diff() / max(high - low, TINY)
+        least = LEAST if "levels" in self.names else TINY
         numbers = {
-            "levels": share.clamp(min=LEAST).log(),
+            "levels": share.clamp(min=least).log(),
             "shift": torch.zeros(n, dtype=DOUBLE),
             "a": torch.zeros(n, dtype=DOUBLE),
             "b": torch.zeros(n, n, dtype=DOUBLE),
