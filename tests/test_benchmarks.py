@@ -1,6 +1,8 @@
 """The measuring code, on made-up numbers: nothing here looks at how fast the machine is."""
 
 import json
+from multiprocessing import Pipe
+from threading import Thread
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from alphabar.training.state import TrainState
 from benchmarks import check, report
 from benchmarks.__main__ import main
 from benchmarks.measure import FEWEST, Case, Result, Settings, measure, spread
-from benchmarks.subjects import SUBJECTS, checkpoints, subject
+from benchmarks.subjects import SUBJECTS, checkpoints, serving, subject
 from benchmarks.subjects.growth import slope
 from benchmarks.subjects.quality import _known
 
@@ -184,3 +186,16 @@ def test_each_reading_of_a_kept_run_holds_one_checkpoint(monkeypatch):
     assert written == [4, 8]  # of the readings 3 … 6 and 7 … 10
     assert record["rounds"] == 2
     assert record["aims"] == {"without": 0.98}
+
+
+@pytest.mark.parametrize("name", ["plain", "diffusers"])
+def test_an_entrant_answers_once_its_batch_is_drawn(name):
+    pytest.importorskip("diffusers")
+    asking, asked = Pipe()
+    serves = Thread(target=serving.serve, args=(name, "cpu", 1, (2, 1), asked))
+    serves.start()
+    for _ in range(2):
+        asking.send(True)
+        assert asking.recv() == 2
+    asking.send(False)
+    serves.join()

@@ -13,6 +13,7 @@ from cases import Known, check_error
 from torch import nn
 
 from alphabar import DDPM, Clipped, NoiseSchedule, inpaint, sample
+from alphabar.denoise.precision import PRECISIONS
 from alphabar.errors import ConfigError, DataError, NoAnswerError, UnknownNameError
 from alphabar.kernels import Address
 from alphabar.process import PARAMETERISATIONS, addressed, coefficients_table
@@ -20,7 +21,7 @@ from alphabar.samplers.editing import KNOWN
 from alphabar.schedule import FAMILIES
 from alphabar.training import load, save, streams
 from alphabar.training import loop as training
-from alphabar.training.config import GIVEN, PRECISIONS, TrainConfig
+from alphabar.training.config import GIVEN, TrainConfig
 from alphabar.training.data import ImageData, load_data
 from alphabar.training.loop import train
 from alphabar.training.loss import LOSSES

@@ -15,6 +15,7 @@ SUBJECTS = (
     "chains",
     "schedulers",
     "sampling",
+    "serving",
     "training",
     "checkpoints",
     "import_time",

@@ -11,15 +11,22 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return 0, or 2 after one line on stderr that says what would be right."""
+    """Run a command; return 0, or 2 after one line on stderr that says what would be right.
+
+    Args:
+        arguments: by default those of this process, which is then the command's own and keeps its memory.
+    """
     try:
         from alphabar.cli._main import run
+        from alphabar.cli._memory import keep_memory
     except MissingExtraError as missing:
         return _complain(str(missing))
     except ModuleNotFoundError as missing:
         if missing.name is None or missing.name.partition(".")[0] == "alphabar":
             raise  # an error of this package, not of how it was installed
         return _complain(f"the command line needs {missing.name}: pip install 'alphabar[train]'")
+    if arguments is None:
+        keep_memory()
     return run(arguments)
 
 

@@ -53,6 +53,8 @@ class Settings:
     classes: list[str]
     """That the images go through in turn."""
     seed: int
+    precision: str
+    """Of the network's arithmetic, float32 or bfloat16."""
     compile: bool
     num: int
     batch_size: int

@@ -48,7 +48,8 @@ class Likelihood(Opening):
     """Say how probable images are to a network, in bits a dimension: a bound, and an estimate by its flow.
 
     The bound is that of ancestral sampling with x̂_0 clipped to [−1, 1], as "sample --sampler ddpm" draws. The
-    flow is that of the network as it is, of images that uniform noise makes continuous.
+    flow is that of the network as it is, of images that uniform noise makes continuous. Both are computed in
+    float32.
     """
 
     run: Positional[str]

@@ -31,6 +31,7 @@ from alphabar.cli._samples import RECORD, Settings, Source, draw, grid_of, proce
 from alphabar.cli.fitting import digest_of, own_table, place_of
 from alphabar.denoise import Denoise
 from alphabar.denoise.files import check_writable
+from alphabar.denoise.precision import PRECISIONS, precision_on
 from alphabar.denoise.pretrained import is_checkpoint
 from alphabar.errors import ConfigError, look_up
 from alphabar.samplers import (
@@ -57,6 +58,8 @@ class _FromRun(Opening):
     """Evaluations of the network for each sample, 1 … T."""
     guidance: float = 1.0
     """How much the label counts: 1 as trained, more for clearer and less varied pictures."""
+    precision: str = one_of(PRECISIONS, "auto")
+    """Of the network's arithmetic; auto is bfloat16 where the processor has it. The rest is in float32."""
     compile: bool = False
     """Compile the network, which takes minutes: then steps are faster, on a GPU by CUDA graphs."""
 
@@ -71,7 +74,8 @@ class _FromRun(Opening):
         return replace(loaded, network=network)
 
     def _denoiser(self, loaded: Checkpoint, labels: Tensor | None) -> Denoise:
-        return loaded.guided(None if labels is None else labels.to(device()), self.guidance)
+        there = None if labels is None else labels.to(device())
+        return loaded.guided(there, self.guidance, precision=self.precision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +146,7 @@ class Sample(Sampled):
             guidance=self.guidance,
             classes=list(self.label or loaded.classes),
             seed=self.seed,
+            precision=precision_on(device(), self.precision),
             compile=self.compile,
             num=self.num,
             batch_size=self.batch_size,

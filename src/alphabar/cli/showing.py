@@ -154,7 +154,7 @@ class Info:
             "CPU kernels": cpu.REASON or "native, built with the package",
             "GPU kernels": "Triton" if backend(torch.device("cuda")) else "none: triton is not installed",
             "GPU": torch.cuda.get_device_name() if cuda else "none",
-            "training in": "bfloat16" if has_bfloat16(PartialState().device) else "float32",
+            "networks in": "bfloat16" if has_bfloat16(PartialState().device) else "float32",
         }
         for name, fact in rows.items():
             print(f"{name:12} {fact}")

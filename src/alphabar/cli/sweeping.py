@@ -26,6 +26,7 @@ from alphabar.cli._opening import Opening, import_from_here
 from alphabar.cli._samples import processes
 from alphabar.cli.fitting import digest_of, own_table, place_of
 from alphabar.denoise.files import read_json, whole_file
+from alphabar.denoise.precision import PRECISIONS, precision_on
 from alphabar.errors import AlphabarError, ConfigError, look_up
 from alphabar.evaluation import Features, draw, features_by_name, features_of, split
 from alphabar.evaluation.distances import frechet_without
@@ -76,6 +77,8 @@ class Sweep(Opening):
     """The file of the weights of inception, if not where torch keeps them."""
     guidance: float = 1.0
     """How much the label counts."""
+    precision: str = one_of(PRECISIONS, "auto")
+    """Of the network's arithmetic; auto is bfloat16 where the processor has it."""
     seed: int = 0
     """Of the samples."""
     out: Path | None = None
@@ -87,6 +90,7 @@ class Sweep(Opening):
         tried = [(sampler, count) for sampler in self.samplers for count in counts(self.evals)]
         check_count(num=self.num)
         check_seed(self.seed)
+        look_up(PRECISIONS, self.precision, "precision")
         place = self.out or Path(self.run if Path(self.run).is_dir() else Path(self.run).name, "sweep.json")
         check_json(place, MADE_BY, pictured=True)
         loaded = self.opened(self.run)
@@ -145,7 +149,13 @@ class Sweep(Opening):
     def _draw(self, loaded: Checkpoint, sampler: Sampler, what: str) -> tuple[ImageData, float]:
         """Return samples, and the seconds of each."""
         began = time.perf_counter()
-        drawn = draw(loaded, sampler, self.num, guidance=self.guidance, seed=self.seed, what=what)
+        drawn = draw(
+            *(loaded, sampler, self.num),
+            guidance=self.guidance,
+            precision=self.precision,
+            seed=self.seed,
+            what=what,
+        )
         return drawn, (time.perf_counter() - began) / self.num
 
     def _protocol(self, loaded: Checkpoint, features: Features, reference: ImageData) -> dict[str, Any]:
@@ -154,6 +164,7 @@ class Sweep(Opening):
             "num": self.num,
             "seed": self.seed,
             "guidance": self.guidance,
+            "precision": precision_on(device(), self.precision),
             "spacing": self.spacing,
             "data": {"from": self.data, "reference_digest": content_digest(reference)},
             "features": {"name": features.name, "sha256": features.digest},

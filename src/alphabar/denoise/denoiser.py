@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from alphabar.checks import check_float
-from alphabar.errors import DtypeError, ShapeError
+from alphabar.denoise.precision import PRECISIONS, autocast
+from alphabar.errors import DtypeError, ShapeError, look_up
 from alphabar.kernels import lincomb
 from alphabar.process import Parameterisation, coefficients_at, named, no_answer
 from alphabar.schedule import NoiseSchedule
@@ -64,20 +65,24 @@ class Denoiser:
         prediction: how it is asked and read: ``"epsilon"``, ``"sample"``, ``"v_prediction"``, ``"flow"``,
             ``"edm"``, or a :class:`~alphabar.process.Parameterisation` such as ``edm(sigma_data=1.0)``.
         labels: (B,) class labels, handed on as ``network(x_t, t, class_labels=labels)``.
+        precision: of the network's arithmetic: ``"float32"`` runs it as it is, ``"bfloat16"`` under
+            ``torch.autocast``, and ``"auto"`` does so where the processor multiplies in bfloat16.
 
     Raises:
-        UnknownNameError: another prediction.
+        UnknownNameError: another prediction or precision.
     """
 
     network: Callable[..., Any]
     schedule: NoiseSchedule
     prediction: str | Parameterisation = "epsilon"
     labels: Tensor | None = None
+    precision: str = "float32"
     kind: Parameterisation = field(init=False, repr=False, compare=False)
     """How the network is asked and read: the parameterisation that ``prediction`` names."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", named(self.prediction))
+        look_up(PRECISIONS, self.precision, "precision")
         if not callable(self.network):
             raise DtypeError(f"network is a {type(self.network).__name__}: pass a callable network(x_t, t)")
 
@@ -90,6 +95,7 @@ class Denoiser:
         *,
         prediction: str | Parameterisation | None = None,
         network: str | None = None,
+        precision: str = "float32",
     ) -> Denoiser:
         """Open a run, or a diffusers pipeline of an unconditional or class-conditional network.
 
@@ -100,12 +106,13 @@ class Denoiser:
             device: where its weights go.
             prediction: in place of the one the folder names, which may be in no table.
             network: consent to run the code of the factory, ``package.module:factory``, that a run asks for.
+            precision: of its arithmetic.
 
         Raises:
             CheckpointError: no such pipeline, one of another kind, or labels that it does not take; no
                 consent to the code that it asks for.
             ConfigError: the factory cannot be imported, or does not build a network.
-            UnknownNameError: a prediction or a noise schedule that is not known.
+            UnknownNameError: a prediction, a noise schedule or a precision that is not known.
             MissingExtraError: diffusers is not installed.
         """
         from alphabar.denoise import pretrained  # what reads files is loaded by those who do
@@ -113,7 +120,7 @@ class Denoiser:
         loaded = pretrained.read(path_or_name, prediction=prediction, network=network)
         pretrained.check_labels(loaded.classes, labels)
         there = None if labels is None else labels.to(device)
-        return cls(loaded.network.to(device), loaded.schedule, loaded.prediction, there)
+        return cls(loaded.network.to(device), loaded.schedule, loaded.prediction, there, precision)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write network, schedule and prediction as a folder; of a diffusers model as its pipeline.
@@ -151,7 +158,9 @@ class Denoiser:
             raise no_answer(self.kind, f"t = {t}")
         given = x_t if numbers.input == 1 else lincomb((numbers.input,), (x_t,))
         time = batch_time(t if math.isnan(numbers.time) else numbers.time, x_t)
-        output, variance = _halves(network_output(self.network, given, time, self.labels), x_t, t)
+        with autocast(x_t.device, self.precision):
+            answer = network_output(self.network, given, time, self.labels)
+        output, variance = _halves(answer, x_t, t)
         wide = torch.promote_types(x_t.dtype, torch.float32)
         return Estimate(lincomb(numbers.x_0, (x_t, output.to(x_t.dtype)), dtype=wide), variance)
 

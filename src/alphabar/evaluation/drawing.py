@@ -21,6 +21,7 @@ def draw(
     num: int,
     *,
     guidance: float = 1.0,
+    precision: str = "float32",
     seed: int = 0,
     what: str = "sampling",
 ) -> ImageData:
@@ -34,11 +35,13 @@ def draw(
         sampler: draws them.
         num: how many.
         guidance: how much the label counts; 1 as trained.
+        precision: of the network's arithmetic, as of a :class:`~alphabar.Denoiser`.
         seed: of their noise.
         what: the word before the progress bar.
 
     Raises:
         ConfigError: num is not positive, or guidance that the network cannot have.
+        UnknownNameError: another precision.
     """
     check_count(num=num)
     device = next(trained.network.parameters()).device
@@ -46,7 +49,8 @@ def draw(
     share, main = share_out(batches(num))
     for rows in track(share, len(share), what, shown=None if main else False, every=60.0):
         labels = trained.labels(len(rows), first=rows.start)
-        denoiser: Denoise = trained.guided(None if labels is None else labels.to(device), guidance)
+        given = None if labels is None else labels.to(device)
+        denoiser: Denoise = trained.guided(given, guidance, precision=precision)
         drawn: Tensor = sample(
             denoiser,
             (len(rows), *trained.shape),

@@ -1,9 +1,10 @@
 """Data, networks, losses, averages, checkpoints, and training as a generator of steps."""
 
 from alphabar.denoise.hub import push_to_hub
+from alphabar.denoise.precision import has_bfloat16
 from alphabar.training.averages import Averages, Profile, exponential, parse_profile, power
 from alphabar.training.checkpoint import Checkpoint, check_place, load, of, save
-from alphabar.training.config import TrainConfig, has_bfloat16
+from alphabar.training.config import TrainConfig
 from alphabar.training.data import (
     Batch,
     ImageData,

@@ -59,32 +59,36 @@ class Checkpoint:
         config = getattr(self.network, "config", None)
         return getattr(config, "out_channels", self.shape[0]) == 2 * self.shape[0]
 
-    def denoiser(self, labels: Tensor | None = None) -> Denoiser:
+    def denoiser(self, labels: Tensor | None = None, *, precision: str = "float32") -> Denoiser:
         """Return the network as a denoiser, for (B,) labels where it has classes.
 
         Raises:
             CheckpointError: labels for a network without classes, or none for one with.
+            UnknownNameError: a precision that :class:`~alphabar.Denoiser` does not know.
         """
         check_labels(self.classes, labels)
-        return Denoiser(self.network, self.schedule, self.prediction, labels)
+        return Denoiser(self.network, self.schedule, self.prediction, labels, precision)
 
     @property
     def can_be_guided(self) -> bool:
         """Whether the network has classes and has learned to do without them as well."""
         return bool(self.classes) and self.training.get("label_dropout") != 0
 
-    def guided(self, labels: Tensor | None = None, guidance: float = 1.0) -> Denoise:
+    def guided(
+        self, labels: Tensor | None = None, guidance: float = 1.0, *, precision: str = "float32"
+    ) -> Denoise:
         """Return the network as a denoiser that is led towards its labels, with x̂_0 clipped to [−1, 1].
 
         Args:
             labels: (B,) where it has classes.
             guidance: how much the labels count: 1 as trained, more for clearer and less varied pictures.
+            precision: of the network's arithmetic.
 
         Raises:
             ConfigError: guidance of a network that knows nothing without a label, or has no classes.
-            CheckpointError: as :meth:`denoiser`.
+            CheckpointError, UnknownNameError: as :meth:`denoiser`.
         """
-        denoiser = self.denoiser(labels)
+        denoiser = self.denoiser(labels, precision=precision)
         if guidance == 1:
             return Clipped(denoiser)
         if not self.can_be_guided:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import torch
-
 from alphabar.checks import check_count, check_levels
 from alphabar.denoise.factories import check_name
+from alphabar.denoise.precision import PRECISIONS
 from alphabar.errors import ConfigError, look_up
 from alphabar.process import PARAMETERISATIONS
 from alphabar.schedule import FAMILIES
@@ -17,7 +16,7 @@ from alphabar.training.loss import LOSSES
 from alphabar.training.objective import VARIANCES
 from alphabar.training.timesteps import TIMESTEPS
 
-__all__ = ["GIVEN", "PRECISIONS", "UNET", "TrainConfig", "has_bfloat16"]
+__all__ = ["GIVEN", "UNET", "TrainConfig"]
 
 UNET = "unet"
 UPDATES = 2000  # of a run that no setting ends
@@ -25,21 +24,6 @@ LIMIT = 10**9  # of one that time ends
 
 GIVEN = "(given)"
 """In the record of a run: what was handed to ``train`` as it is, and has no name."""
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Return whether a device multiplies in bfloat16 natively."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
-
-
-PRECISIONS: dict[str, Callable[[torch.device], bool]] = {
-    "auto": has_bfloat16,
-    "float32": lambda device: False,
-    "bfloat16": lambda device: True,
-}
-"""Whether the network runs in bfloat16 on a device."""
 
 
 def _one_of(choices: Mapping[str, Any], default: str, **metadata: Any) -> Any:

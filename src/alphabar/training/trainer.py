@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from alphabar.denoise import network_output
 from alphabar.denoise.factories import Factory, check_call
+from alphabar.denoise.precision import autocast, precision_on
 from alphabar.errors import CheckpointError, ConfigError, NoAnswerError
 from alphabar.schedule import NoiseSchedule
 from alphabar.training.attention import WrittenOut
 from alphabar.training.averages import Averages, Profile, exponential, parse_profile
 from alphabar.training.checkpoint import Checkpoint
-from alphabar.training.config import PRECISIONS, TrainConfig
+from alphabar.training.config import TrainConfig
 from alphabar.training.data import Batch, ImageData
 from alphabar.training.draw import Draw, Examples
 from alphabar.training.engine import prepare, share_of, whole
@@ -171,10 +172,9 @@ class Trainer:
     def _losses(self, examples: Examples) -> Tensor:
         x_0, noise, t, labels = examples
         given, at = self.objective.ask(x_0, noise, t, out=self.buffers[1])
-        device = self.accelerator.device
-        use_bf16 = PRECISIONS[self.config.precision](device)
-        attention = WrittenOut() if use_bf16 and device.type == "cpu" else nullcontext()
-        with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16), attention:
+        device, precision = self.accelerator.device, self.config.precision
+        is_slow = device.type == "cpu" and precision_on(device, precision) == "bfloat16"
+        with autocast(device, precision), WrittenOut() if is_slow else nullcontext():
             output = network_output(self.model, given, at, labels)
         return self.objective.losses(output, x_0, noise, t)
 
