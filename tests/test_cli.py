@@ -251,7 +251,7 @@ def test_help_names_every_argument(command, capsys):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "interpolate, average, convert, push, demo, explore, info}"),
+        ([], "interpolate, average, convert, export, push, demo, explore, info}"),
         (
             ["paint"],
             "samplers, train, report, evaluate, sweep, fit, likelihood, sample, edit, inpaint, interpolate",

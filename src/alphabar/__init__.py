@@ -6,6 +6,7 @@
     sampling  → from noise to images   sample, iter_sample, and a sampler: DDPM, DDIM, DPMSolver, …
     fitting   → a table for a network  fit, FittedTable
     editing   → from images to images  image_to_image, inpaint, interpolate
+    exporting → the chain as a file    export_chain
 
 The parts that need more than torch are imported by name: ``alphabar.training``, ``alphabar.evaluation``,
 ``alphabar.convert``, ``alphabar.diffusers``.
@@ -44,6 +45,7 @@ from alphabar.samplers import (
     Row,
     State,
     UniPC,
+    export_chain,
     fit,
     image_to_image,
     inpaint,
@@ -94,6 +96,7 @@ __all__ = [
     "sample",
     "iter_sample",
     "State",
+    "export_chain",
     "image_to_image",
     "inpaint",
     "interpolate",

@@ -23,6 +23,7 @@ from alphabar.cli.averaging import Average
 from alphabar.cli.convert import Convert
 from alphabar.cli.evaluating import Evaluate
 from alphabar.cli.explore import Explore
+from alphabar.cli.exporting import Export
 from alphabar.cli.fitting import Fit
 from alphabar.cli.hub import Push
 from alphabar.cli.likelihood import Likelihood
@@ -53,6 +54,7 @@ COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
     "interpolate": Interpolate,
     "average": Average,
     "convert": Convert,
+    "export": Export,
     "push": Push,
     "demo": Demo,
     "explore": Explore,

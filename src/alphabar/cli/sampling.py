@@ -47,17 +47,21 @@ from alphabar.samplers.loop import ChainOptions
 from alphabar.schedule import SPACINGS
 from alphabar.training import Checkpoint, read_image, to_unit
 
-__all__ = ["Edit", "Inpaint", "Interpolate", "Sample", "Sampled"]
+__all__ = ["Chain", "Edit", "Inpaint", "Interpolate", "Sample", "Sampled"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _FromRun(Opening):
+class _Run(Opening):
     run: Positional[str]
     """A folder that ``alphabar train`` or diffusers wrote, or the name of a pipeline on the hub."""
     steps: int = 50
     """Evaluations of the network for each sample, 1 … T."""
     guidance: float = 1.0
     """How much the label counts: 1 as trained, more for clearer and less varied pictures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FromRun(_Run):
     precision: str = one_of(PRECISIONS, "auto")
     """Of the network's arithmetic; auto is bfloat16 where the processor has it. The rest is in float32."""
     compile: bool = False
@@ -79,14 +83,12 @@ class _FromRun(Opening):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampled(_FromRun):
-    """What samples are drawn with."""
+class Chain(_Run):
+    """A run and a sampler for it."""
 
     sampler: Annotated[str, arg(help=f"{sampler_names()}.")] = "ddim"
     spacing: str | None = one_of(SPACINGS, None)
     """Which t it visits; by default as suits it."""
-    seed: int = 0
-    """Sample n of a seed is the same whatever the batch, to the rounding of the network."""
 
     def _sampler(self, loaded: Checkpoint) -> Sampler:
         """Return what the name stands for: of ``fitted`` first a table that was fitted to the run, if any."""
@@ -99,6 +101,14 @@ class Sampled(_FromRun):
     def _has_own_table(self) -> bool:
         is_asked = self.sampler == "fitted" and self.spacing is None
         return is_asked and place_of(self.run, self.steps).is_file()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled(Chain, _FromRun):
+    """What samples are drawn with."""
+
+    seed: int = 0
+    """Sample n of a seed is the same whatever the batch, to the rounding of the network."""
 
 
 @readable

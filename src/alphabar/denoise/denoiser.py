@@ -173,7 +173,7 @@ class Denoiser:
 
 def batch_time(t: float, x_t: Tensor) -> Tensor:
     """Return a time as networks take it: (B,), one a sample, int64 or float32 as it is an int or a float."""
-    return torch.full((len(x_t),), t, device=x_t.device)
+    return torch.full(x_t.shape[:1], t, device=x_t.device)
 
 
 def network_output(network: Callable[..., Any], x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
@@ -188,7 +188,7 @@ def network_output(network: Callable[..., Any], x_t: Tensor, t: Tensor, labels: 
 def _halves(output: Tensor, x_t: Tensor, t: float) -> tuple[Tensor, Tensor | None]:
     if output.shape == x_t.shape:
         return output, None
-    if x_t.ndim > 1 and output.shape == (len(x_t), 2 * x_t.shape[1], *x_t.shape[2:]):
+    if x_t.ndim > 1 and output.shape == (x_t.shape[0], 2 * x_t.shape[1], *x_t.shape[2:]):
         mean, variance = output.chunk(2, dim=1)
         return mean, variance
     raise ShapeError(

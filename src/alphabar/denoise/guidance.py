@@ -96,7 +96,7 @@ class ClassifierFree(_Wrapper):
         if not self._acts(t):
             return self.denoiser(x_t, t)
         both, variance = self._asked_twice(x_t, t)
-        given, null = both.chunk(2)
+        given, null = both.reshape(2, *x_t.shape).unbind()
         guided = lincomb((self.scale, 1 - self.scale), (given, null))
         return Estimate(self._rescaled(guided, given), variance)
 
@@ -108,7 +108,7 @@ class ClassifierFree(_Wrapper):
         given = cast(Tensor, self.denoiser.labels)
         labels = torch.cat([given, torch.full_like(given, self.null_label)])
         both = replace(self.denoiser, labels=labels)(torch.cat([x_t, x_t]), t)
-        return both._replace(variance=None if both.variance is None else both.variance.chunk(2)[0])
+        return both._replace(variance=None if both.variance is None else both.variance[: x_t.shape[0]])
 
     def _rescaled(self, guided: Tensor, given: Tensor) -> Tensor:
         if not self.rescale:

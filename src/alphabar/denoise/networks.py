@@ -163,7 +163,7 @@ class LucidUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is 
 
     def forward(self, sample: Tensor, timestep: Tensor | float, return_dict: bool = True) -> Any:
         """Return what the network says of (B, C, H, W) at level t: ``sample`` of an object, or a tuple."""
-        t = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
+        t = torch.as_tensor(timestep, device=sample.device).expand(sample.shape[0])
         embedded = self.time_mlp(self.time_proj(t).to(sample.dtype))
         x = first = self.init_conv(sample)
         skips = []

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["Address", "Backend", "Coefficient", "Terms", "is_traced", "signed", "unsigned"]
+__all__ = ["Address", "Backend", "Coefficient", "Terms", "is_exported", "is_traced", "signed", "unsigned"]
 
 Coefficient = float | Tensor
 
@@ -58,6 +58,11 @@ def is_traced() -> bool:
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
     )
+
+
+def is_exported() -> bool:
+    """Return whether operations are recorded to run where this library may not be installed."""
+    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()  # torch 2.7
 
 
 def signed(address: Address) -> list[int]:

@@ -9,7 +9,7 @@ A call takes one road:
     reference      ``reference.py``, plain torch: also what is differentiated and traced
 
 ``torch.compile`` makes a sum with plain numbers one node of its graph, so that a chain of many steps compiles
-soon; of other sums the reference is traced.
+soon; of other sums, and by ``torch.export``, the reference is traced.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.autograd.graph import increment_version
 
 from alphabar.errors import ConfigError
 from alphabar.kernels import cpu, reference
-from alphabar.kernels.backend import Address, Coefficient, Terms, is_traced, signed, unsigned
+from alphabar.kernels.backend import Address, Coefficient, Terms, is_exported, is_traced, signed, unsigned
 from alphabar.kernels.devices import backend
 from alphabar.kernels.normal_form import check_out, normal_form
 
@@ -123,6 +123,7 @@ def _functional(terms: Terms, like: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the sum without a write: what autograd, ``torch.func`` and ``torch.compile`` follow."""
     coefficients, tensors, noise, limit = terms
     compiled = torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+    compiled = compiled and not is_exported()
     if compiled and tensors and not any(isinstance(c, Tensor) for c in _given(terms)):
         total: Tensor = _operator(list(tensors), list(coefficients), dtype, noise and signed(noise))
         return total if limit == inf else total.clamp(-limit, limit)

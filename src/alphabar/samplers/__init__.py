@@ -17,6 +17,7 @@ from alphabar.samplers.exact import (
     ranking,
     reverse_density,
 )
+from alphabar.samplers.export import Exported, export_chain
 from alphabar.samplers.fitted import Fitted
 from alphabar.samplers.fitted_table import FittedTable
 from alphabar.samplers.fitting import fit, fitted_to
@@ -46,6 +47,7 @@ __all__ = [
     "EndPoints",
     "Euler",
     "EulerAncestral",
+    "Exported",
     "Fitted",
     "FittedTable",
     "GaussianMixture",
@@ -58,6 +60,7 @@ __all__ = [
     "UniPC",
     "amplification",
     "end_points",
+    "export_chain",
     "fit",
     "fitted_to",
     "gaussian_error",

@@ -97,7 +97,7 @@ def iter_sample(
     Warns:
         AmplificationWarning: the first x̂_0 multiplies errors of the output by more than 1000.
     """
-    return _chain(denoiser, _planned(denoiser, sampler, options.get("t_start")), _start(shape, **options))
+    return chain(denoiser, planned(denoiser, sampler, options.get("t_start")), _start(shape, **options))
 
 
 def sample(
@@ -126,10 +126,10 @@ def sample(
     Raises:
         AlphabarError: as :func:`iter_sample`.
     """
-    plan = _planned(denoiser, sampler, options.get("t_start"))
+    plan = planned(denoiser, sampler, options.get("t_start"))
     start = _start(shape, **options)
     # A loop over the states themselves would keep each alive through the next evaluation.
-    ends = map(partial(_end, len(plan)), _chain(denoiser, plan, start))
+    ends = map(partial(_end, len(plan)), chain(denoiser, plan, start))
     with torch.no_grad():
         *_, x_0 = track(ends, len(plan) + 1, "sampling", shown=progress)
     return x_0.to(start.dtype)  # type: ignore[union-attr]  # the last is no None
@@ -140,7 +140,13 @@ def _end(steps: int, state: State) -> Tensor | None:
     return state.x_t if state.step == steps else None
 
 
-def _planned(denoiser: Denoise, sampler: Sampler, t_start: float | None) -> Plan:
+def planned(denoiser: Denoise, sampler: Sampler, t_start: float | None = None) -> Plan:
+    """Return the rows of a sampler on the schedule of a denoiser, and warn where they amplify its errors.
+
+    Raises:
+        DtypeError: no sampler.
+        AlphabarError: as :meth:`Sampler.plan`.
+    """
     if not hasattr(sampler, "plan"):
         raise DtypeError(f"sampler is {sampler!r}: pass a sampler, such as DDIM(steps=50)")
     plan = sampler.plan(denoiser.schedule, t_start)
@@ -148,13 +154,14 @@ def _planned(denoiser: Denoise, sampler: Sampler, t_start: float | None) -> Plan
     return plan
 
 
-class _Start(NamedTuple):
+class Start(NamedTuple):
     """Where a chain starts and what it draws."""
 
     x_t: Tensor
     draw: Draw
-    dtype: torch.dtype
-    revise: Revise | None
+    """``draw(k)`` returns the noise of step k, counted from 1."""
+    dtype: torch.dtype = torch.float32
+    revise: Revise | None = None
 
 
 def _start(
@@ -168,7 +175,7 @@ def _start(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
     revise: Revise | None = None,
-) -> _Start:
+) -> Start:
     shape = torch.Size(shape)
     check_count(**{f"shape[{i}]": n for i, n in enumerate(shape)})
     if t_start is not None and x_t is None:
@@ -181,10 +188,11 @@ def _start(
         start = z if isinstance(z, Tensor) else addressed.normal(shape, **z._asdict(), device=where)
     else:
         start = _checked_start(x_t, shape).to(where)
-    return _Start(start.detach().to(_wide(dtype)), draw, dtype, revise)
+    return Start(start.detach().to(_wide(dtype)), draw, dtype, revise)
 
 
-def _chain(denoiser: Denoise, plan: Plan, start: _Start) -> Iterator[State]:
+def chain(denoiser: Denoise, plan: Plan, start: Start) -> Iterator[State]:
+    """Yield the states of :func:`iter_sample`, whose arguments were checked."""
     x_t, draw, dtype, revise = start
     kept: tuple[Tensor, ...] = ()
     flags: list[Tensor] = []
