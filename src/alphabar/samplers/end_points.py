@@ -152,14 +152,14 @@ def hand_made(schedule: NoiseSchedule, evaluations: int) -> dict[str, Plan]:
 def ranked(
     points: EndPoints, samplers: Mapping[str, Sampler], finalists: int = 4
 ) -> list[tuple[str, Distance]]:
-    """Return the samplers of the least root mean square distance, the best first.
+    """Return the samplers of the least median times root mean square distance, the best first.
 
     All are tried on the first batch, and the best of them on every batch.
     """
-    first = {label: points[:1].error(each).rms for label, each in samplers.items()}
+    first = {label: points[:1].error(each).product for label, each in samplers.items()}
     chosen = sorted(first, key=first.__getitem__)[:finalists]
     found = [(label, points.error(samplers[label])) for label in chosen]
-    return sorted(found, key=lambda each: each[1].rms)
+    return sorted(found, key=lambda each: each[1].product)
 
 
 def _end(denoiser: Denoise, sampler: Sampler, x_t: Tensor, dtype: torch.dtype) -> Tensor:

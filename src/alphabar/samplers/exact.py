@@ -259,6 +259,11 @@ class Distance(NamedTuple):
     rms: float
     """Root mean square."""
 
+    @property
+    def product(self) -> float:
+        """Median times root mean square: far ends count, but a few of them do not decide."""
+        return self.median * self.rms
+
     @classmethod
     def of(cls, distances: Tensor) -> Distance:
         """Return what these distances, (B,), come to."""

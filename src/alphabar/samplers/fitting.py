@@ -160,7 +160,7 @@ def fitted_to(
     for found in track(tried, CHECKS, f"fitting {evaluations}", shown=progress):
         away = held_out.error(found)
         is_better = away.median <= before.median and away.rms <= before.rms
-        if is_better and away.median * away.rms < after.median * after.rms:
+        if is_better and away.product < after.product:
             kept, after = found, away
     settings = {
         "seed": points.seed,
