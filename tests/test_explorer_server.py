@@ -10,8 +10,9 @@ from PIL import Image
 from torch import nn
 
 from alphabar import NoiseSchedule
-from alphabar.explorer.answers import SHOWN, options
+from alphabar.explorer.answers import options
 from alphabar.explorer.forward import jumped
+from alphabar.explorer.pictures import Album
 from alphabar.training import Checkpoint, to_uint8
 from alphabar.training.images import pixels
 
@@ -108,19 +109,16 @@ def test_a_picture_is_asked_for_by_name_never_by_path(ours):
         assert "unknown picture" in answer.json()["error"]
 
 
-def test_a_noised_picture_is_fetched_whole_by_the_name_in_the_answer_as_long_as_it_is_kept():
-    page = page_of()
-    asked = client(page)
+def test_a_noised_picture_is_sent_exactly_and_to_the_page_alone(ours):
     question = {**QUESTIONS["forward"], "picture": "china", "way": "jump", "t": 400}
-    names = [
-        asked.post("/api/forward", json=question, headers=OURS).json()["panes"][0]["picture"]
-        for _ in range(SHOWN + 1)
-    ]
-    assert asked.get(names[0]).status_code == 404
-    answer = asked.get(names[-1])
+    asked = {"params": {"asked": json.dumps(question)}}
+    answer = ours.get("/api/noised", **asked)
     assert answer.headers["content-type"] == "image/png"
-    noised = jumped(page.album["china"], NoiseSchedule.linear(), 400, seed=0)
+    noised = jumped(Album()["china"], NoiseSchedule.linear(), 400, seed=0)
     assert torch.equal(pixels(Image.open(BytesIO(answer.content))), to_uint8(noised))
+    assert ours.get("/api/noised", headers={"Sec-Fetch-Site": "cross-site"}, **asked).status_code == 400
+    for wrong in ({}, {"asked": "no JSON"}, {"asked": json.dumps({**question, "picture": "/etc/passwd"})}):
+        assert ours.get("/api/noised", params=wrong).status_code == 400
 
 
 def test_every_answer_keeps_the_page_to_itself(ours):

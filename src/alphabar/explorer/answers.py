@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+
+from torch import Tensor
 
 from alphabar.errors import AlphabarError, ConfigError, look_up
 from alphabar.explorer import forward, plane, schedules, tables
 from alphabar.explorer.asking import LANGUAGES, Asked, said, texts_of
-from alphabar.explorer.pictures import LARGEST_UPLOAD, SIDE, Album, Newest, data_url, decoded, png, thinned
+from alphabar.explorer.pictures import LARGEST_UPLOAD, SIDE, Album, data_url, decoded, png, thinned
 from alphabar.explorer.reverse import Chosen, Run, chain, made_sampler, mosaic
 from alphabar.explorer.svg import number
 from alphabar.samplers import REGISTRY, State
 from alphabar.schedule import FAMILIES, SPACINGS, NoiseSchedule
 
-__all__ = ["ANSWERS", "Page", "check_body", "options", "run_state", "samples", "uploaded"]
+__all__ = ["ANSWERS", "Page", "check_body", "noised", "options", "run_state", "samples", "uploaded"]
 
 STEPS = 1000  # T of the families on the page
 SEEDS = 2**32
 SIDES = 3  # schedules side by side
-SHOWN = 24  # pictures that the page may still ask for
 WALKED_SIDE = 64  # pixels of a side that take single steps: a thousand steps of 512×512 take seconds
 
 Answer = dict[str, Any]
@@ -40,8 +41,6 @@ class Page:
     album: Album
     run: Run
     language: str = "en"
-    shown: Newest[bytes] = field(default_factory=lambda: Newest(SHOWN))
-    """Large pictures, which the page fetches by their names: within an answer they would take longer."""
 
 
 @lru_cache(maxsize=16)
@@ -65,13 +64,28 @@ def options(page: Page) -> Answer:
     }
 
 
-def _forward(page: Page, asked: Asked) -> Answer:
+def _noised(page: Page, asked: Asked) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the picture that is noised, and its x_t by the names of the schedules."""
     given, t = page.album[asked.name("picture")], asked.whole("t", 0, STEPS - 1)
     seed, in_steps = asked.whole("seed", 0, SEEDS - 1), asked.name("way") == "steps"
-    chosen = {name: _family(name) for name in (part.name("name") for part in asked.parts("schedules", SIDES))}
+    names = [part.name("name") for part in asked.parts("schedules", SIDES)]
     x_0, noise = (thinned(given, WALKED_SIDE), forward.walked) if in_steps else (given, forward.jumped)
-    noised = {name: noise(x_0, schedule, t, seed=seed) for name, schedule in chosen.items()}
-    of_x_0 = forward.moments(x_0)
+    return x_0, {name: noise(x_0, _family(name), t, seed=seed) for name in names}
+
+
+def noised(page: Page, asked: Asked) -> bytes:
+    """Return x_t under the first of the schedules as a PNG file, which the page shows beside the numbers.
+
+    It fetches them at once: within that answer, pictures would have to wait for all the rest.
+    """
+    _, found = _noised(page, asked)
+    return png(next(iter(found.values())))
+
+
+def _forward(page: Page, asked: Asked) -> Answer:
+    x_0, found = _noised(page, asked)
+    t, of_x_0 = asked.whole("t", 0, STEPS - 1), forward.moments(x_0)
+    chosen = {name: _family(name) for name in found}
     panes = []
     for name, schedule in chosen.items():
         facts = {
@@ -79,24 +93,16 @@ def _forward(page: Page, asked: Asked) -> Answer:
             "noise": number(float(schedule.noise_scale[t])),
             "snr": number(float(schedule.snr[t]), 3),
         }
-        measured, expected = forward.moments(noised[name]), forward.predicted(of_x_0, schedule, t)
+        measured, expected = forward.moments(found[name]), forward.predicted(of_x_0, schedule, t)
         beside = (measured.mean, expected.mean, measured.variance, expected.variance)
         values = [f"{value:.4f}".replace("-", "−") for value in beside]
         alt = asked.texts["x_t_alt"].format(name=name, t=t, **facts)
-        panes.append(
-            {
-                "name": name,
-                "picture": f"/shown/{page.shown.add(png(noised[name]))}",
-                "alt": alt,
-                **facts,
-                "moments": values,
-            }
-        )
-    all_, some = given.shape[-1], x_0.shape[-1]
+        panes.append({"name": name, "alt": alt, **facts, "moments": values})
+    all_, some = page.album[asked.name("picture")].shape[-1], x_0.shape[-1]
     return {
         "panes": panes,
         "thinned": asked.texts["thinned"].format(all=all_, some=some) if some < all_ else "",
-        "histogram": forward.histogram(noised, t, asked.texts),
+        "histogram": forward.histogram(found, t, asked.texts),
         "curves": forward.curves(chosen, asked.texts, t),
     }
 

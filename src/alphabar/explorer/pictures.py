@@ -10,7 +10,6 @@ import zlib
 from collections import OrderedDict
 from functools import lru_cache
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,7 +30,6 @@ __all__ = [
     "LARGEST_UPLOAD",
     "SIDE",
     "Album",
-    "Newest",
     "data_url",
     "decoded",
     "thinned",
@@ -42,8 +40,6 @@ SIDE = 512  # pixels of a side that are kept
 LARGEST_UPLOAD = 10 * 2**20  # bytes
 KEPT = 8  # uploads
 UPLOAD = "upload-"  # begins their names
-
-Value = TypeVar("Value")
 
 
 def too_large() -> RefusedError:
@@ -70,34 +66,6 @@ def decoded(content: bytes) -> Tensor:
         raise RefusedError("upload_broken") from wrong
 
 
-class Newest(Generic[Value]):
-    """The newest few of what several threads put in, each under a name that cannot be guessed.
-
-    Args:
-        most: how many are kept.
-        prefix: begins their names.
-    """
-
-    def __init__(self, most: int, prefix: str = "") -> None:
-        self._most, self._prefix = most, prefix
-        self._values: OrderedDict[str, Value] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def add(self, value: Value) -> str:
-        """Keep a value; return its name."""
-        name = f"{self._prefix}{secrets.token_hex(8)}"
-        with self._lock:
-            self._values[name] = value
-            while len(self._values) > self._most:
-                self._values.popitem(last=False)
-        return name
-
-    def get(self, name: str) -> Value | None:
-        """Return the value of a name; None where it is not kept, or never was."""
-        with self._lock:
-            return self._values.get(name)
-
-
 class Album:
     """The pictures of one page by name: ``china``, ``flower``, ``digit``, one given at the start, uploads.
 
@@ -112,7 +80,8 @@ class Album:
 
     def __init__(self, given: Path | None = None) -> None:
         self._given = None if given is None else _read(given)
-        self._uploads: Newest[Tensor] = Newest(KEPT, UPLOAD)
+        self._uploads: OrderedDict[str, Tensor] = OrderedDict()
+        self._lock = threading.Lock()
 
     @property
     def names(self) -> list[str]:
@@ -121,7 +90,12 @@ class Album:
 
     def add(self, picture: Tensor) -> str:
         """Keep an upload; return the name it goes by."""
-        return self._uploads.add(picture)
+        name = f"{UPLOAD}{secrets.token_hex(8)}"
+        with self._lock:
+            self._uploads[name] = picture
+            while len(self._uploads) > KEPT:
+                self._uploads.popitem(last=False)
+        return name
 
     def __getitem__(self, name: str) -> Tensor:
         """Return a picture, float32 (C, S, S) in [−1, 1].
@@ -132,8 +106,9 @@ class Album:
         """
         if self._given is not None and name == "given":
             return self._given
-        if (upload := self._uploads.get(name)) is not None:
-            return upload
+        with self._lock:
+            if name in self._uploads:
+                return self._uploads[name]
         if name.startswith(UPLOAD):
             raise RefusedError("upload_gone", kept=KEPT)
         return look_up(SHIPPED, name, "picture")()

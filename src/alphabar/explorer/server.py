@@ -32,7 +32,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from alphabar.errors import AlphabarError, ConfigError, look_up
-from alphabar.explorer.answers import ANSWERS, Page, check_body, options, run_state, samples, uploaded
+from alphabar.explorer.answers import ANSWERS, Page, check_body, noised, options, run_state, samples, uploaded
 from alphabar.explorer.asking import LANGUAGES, Asked, said, texts_of
 from alphabar.explorer.pictures import LARGEST_UPLOAD, too_large
 
@@ -70,9 +70,9 @@ def application(page: Page, host: str = LOOPBACK[0]) -> Starlette:
     routes = [
         Route("/", of_page(_start)),
         Route("/static/{name}", of_page(_static)),
-        Route("/shown/{name}", of_page(_shown)),
         Route("/api/options", of_page(_options)),
         Route("/api/run", of_page(_run)),
+        Route("/api/noised", of_page(_noised)),
         Route("/api/picture", of_page(_picture), methods=["POST"]),
         Route("/api/sample", of_page(_sample), methods=["POST"]),
         Route("/api/{question}", of_page(_answer), methods=["POST"]),
@@ -150,19 +150,19 @@ async def _static(page: Page, request: Request) -> Response:
     return Response(found[0], media_type=found[1])
 
 
-async def _shown(page: Page, request: Request) -> Response:
-    found = page.shown.get(request.path_params["name"])
-    if found is None:
-        return JSONResponse({"error": "no such picture"}, status_code=404)
-    return Response(found, media_type="image/png")
-
-
 async def _options(page: Page, request: Request) -> Response:
     return JSONResponse(options(page))
 
 
 async def _run(page: Page, request: Request) -> Response:
     return JSONResponse(run_state(page))
+
+
+async def _noised(page: Page, request: Request) -> Response:
+    if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
+        raise ConfigError("only the explorer's own page may ask")
+    asked = _read(request.query_params.get("asked", ""), request)
+    return Response(await _worked_out(noised, page, asked), media_type="image/png")
 
 
 async def _picture(page: Page, request: Request) -> Response:
@@ -211,7 +211,10 @@ def _workers() -> ThreadPoolExecutor:
 
 async def _asked(request: Request) -> Asked:
     too_long = ConfigError(f"a question has at most {LARGEST_QUESTION} bytes")
-    content = await _content(request, LARGEST_QUESTION, too_long)
+    return _read(await _content(request, LARGEST_QUESTION, too_long), request)
+
+
+def _read(content: bytes | str, request: Request) -> Asked:
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):

@@ -3,26 +3,32 @@
 import { ask, asker, element, fill, find, format, number, onLanguage, options, showOutputs, tell, text } from "/static/common.js";
 
 const MOST = 3;
-let upload = null;
+let upload = null, images = [];
 
 const chosen = () => [...find("f-schedules").querySelectorAll("input:checked")].map((box) => ({ name: box.value }));
 
 function settings() {
   showOutputs("forward");
   if (!chosen().length) { tell(text("choose_a_schedule")); return null; }
-  return {
+  const asked = {
     picture: find("f-picture").value,
     schedules: chosen(),
     t: number("f-t"),
     seed: Math.round(number("f-seed")),
     way: document.querySelector("[name=f-way]:checked").value,
   };
+  images = asked.schedules.map((one) => picture({ ...asked, schedules: [one] }));
+  return asked;
 }
 
+// Asked for at once, so that it is there when the numbers are.
+const picture = (asked) => element("img", { src: `/api/noised?asked=${encodeURIComponent(JSON.stringify(asked))}` });
+
 function show(answer) {
-  find("f-panes").replaceChildren(...answer.panes.map((pane) => {
+  find("f-panes").replaceChildren(...answer.panes.map((pane, i) => {
+    images[i].alt = pane.alt;
     const facts = `√ᾱ = ${pane.signal}, √(1−ᾱ) = ${pane.noise}, SNR = ${pane.snr}`;
-    return element("figure", {}, element("img", { src: pane.picture, alt: pane.alt }),
+    return element("figure", {}, images[i],
       element("figcaption", {}, element("strong", {}, pane.name), element("br"), facts));
   }));
   find("f-thinned").textContent = answer.thinned;
