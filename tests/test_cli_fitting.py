@@ -56,6 +56,7 @@ def test_a_table_is_written_for_each_number_and_judged(fitted):
 def test_sample_takes_the_table_and_says_so(run, tmp_path, capsys):
     out = tmp_path / "out"
     draw = ["sample", str(run), "--num", "3", "--sampler", "fitted", "--seed", "5", "--out", str(out)]
+    draw += ["--precision", "float32"]
     assert main([*draw, "--steps", "2"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == f"sampling by {run / 'fitted' / '2.json'}"
     loaded = load(run)

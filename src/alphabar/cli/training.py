@@ -104,13 +104,11 @@ class Train(TrainConfig):
         shown = None if main_process else False
         data = training_data(config, progress=lambda rows: track(rows, len(rows), "reading", shown=shown))
         scores = Scores(data, self.evaluate_every)
-        if not start:
-            config = sized(config, data.shape, processes().device)
+        config = config if start else sized(config, data.shape, processes().device)
         size = check_size(config, data)
-        if main_process:
-            checkpoint.check_place(self.out, also=(LOSS,), size=size)
         tell_notes()
         if main_process:
+            checkpoint.check_place(self.out, also=(LOSS,), size=size)
             self._clear(start)
         with signals("this step") as stop, tracked(tracker, self.out, asdict(config)) as tell:
             steps = train(config, data=data, resume=self.out if start else None)
