@@ -25,7 +25,7 @@ from alphabar.training import Checkpoint
 
 __all__ = ["Fit", "digest_of", "own_table", "place_of", "tables_of"]
 
-FITTED, HELD_OUT, REPORTED = 16, 4, 4  # batches of noises
+FITTED, HELD_OUT, REPORTED = 24, 6, 6  # batches of noises
 MORE = 1.5  # evaluations of hand-made tables that are shown for comparison
 
 
@@ -43,9 +43,9 @@ class Fit(Opening):
     """Evaluations of the network for each sample, with commas between: a table for each."""
     guidance: float = 1.0
     """How much the label counts: a table serves the guidance it was fitted with."""
-    batch_size: int = 16
-    """Samples at a time. Sixteen batches are fitted to, four choose the table, and four judge it."""
-    updates: int = 150
+    batch_size: int = 10
+    """Samples at a time. Of 36 batches 24 are fitted to, six choose the table, and six judge it."""
+    updates: int = 300
     """Steps of the descent."""
     seconds: float | None = None
     """End the descent of a table after so many, whatever the updates."""

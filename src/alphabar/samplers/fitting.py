@@ -52,7 +52,7 @@ class Descent(TypedDict, total=False):
     """What may change, of ``"levels"``, ``"shift"``, ``"coefficients"``, ``"history"``, ``"sum"``; by default
     all. See ``free_table.py``."""
     updates: int
-    """Steps of Adam, by default 150; each takes one batch."""
+    """Steps of Adam, by default 300; each takes one batch."""
     rate: float
     """Of Adam at first, by default .02."""
     seconds: float | None
@@ -69,8 +69,8 @@ def fit(
     evaluations: int = 6,
     seed: int = 0,
     *,
-    batches: int = 16,
-    held_out: int = 4,
+    batches: int = 24,
+    held_out: int = 6,
     teacher: Sampler = TEACHER,
     features: Features | None = None,
     dtype: torch.dtype = torch.float32,
@@ -91,7 +91,8 @@ def fit(
     Args:
         denoiser: what estimates x_0, and the schedule, as it will be used: guided, with labels, of latents.
             It must be differentiable in x_t; in t it need not be.
-        shape: (B, C, …) of a batch; labels, if any, are those of a batch, the same in each.
+        shape: (B, C, …) of a batch, B about ten: small batches and more updates serve better than large
+            ones. Labels, if any, are those of a batch, the same in each.
         evaluations: of the network, 1 … T.
         seed: of the noises.
         batches: that the table is fitted to.
@@ -123,7 +124,7 @@ def fitted_to(
     *,
     start: Sampler | None = None,
     free: Collection[str] = FREEDOMS,
-    updates: int = 150,
+    updates: int = 300,
     rate: float = 0.02,
     seconds: float | None = None,
     about: Mapping[str, Any] | None = None,
