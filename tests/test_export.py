@@ -90,7 +90,7 @@ for path, batches in given.items():
         runs = [chain.run(["x_0"], {k: v.numpy() for k, v in each.items()}) for each in batches]
         answers[path] = [torch.from_numpy(x_0) for x_0, in runs]
 sys.argv[1:] = ["unet.onnx", "4", "x.npy"]
-runpy.run_path(sys.argv.pop())
+runpy.run_path(sys.argv.pop(), run_name="__main__")
 answers["page"] = [torch.from_numpy(numpy.load("x.npy"))]
 assert not [name for name, module in sys.modules.items() if name.startswith("alphabar") and module]
 torch.save(answers, "answers")
