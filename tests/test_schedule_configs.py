@@ -227,6 +227,12 @@ BAD = {
         "'laplace'",
     ),
     "shift of 0": (FLOW | {"shift": 0}, ScheduleError, "shift is 0", "positive"),
+    "T beyond all memory": (
+        {"num_train_timesteps": 10**9},
+        ConfigError,
+        "num_train_timesteps is 1000000000",
+        "at most",
+    ),
     "word for T": (FLOW | {"num_train_timesteps": "a"}, ConfigError, "steps is 'a'", "whole number"),
     "no σ_max": (EDM | {"sigma_max": None}, ScheduleError, "sigma_max is None", "positive number"),
     "another spacing of σ": (

@@ -17,6 +17,7 @@ from alphabar.errors import (
 )
 
 __all__ = [
+    "MOST_LEVELS",
     "check_alike",
     "check_count",
     "check_float",

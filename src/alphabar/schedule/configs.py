@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from alphabar.checks import checked_beta, checked_log_alpha_bar, checked_numbers
+from alphabar.checks import MOST_LEVELS, checked_beta, checked_log_alpha_bar, checked_numbers
 from alphabar.errors import ConfigError, look_up
 from alphabar.schedule import formulas
 from alphabar.schedule.families import BETA_SCHEDULES, noise_power, of_beta
@@ -136,6 +136,9 @@ def read(config: Mapping[str, Any]) -> Described:
         UnknownNameError: a ``beta_schedule`` or ``sigma_schedule`` that is not known.
         ScheduleError, ConfigError: numbers that no schedule can have, keys that disagree.
     """
+    steps = config.get("num_train_timesteps")
+    if isinstance(steps, int) and steps > MOST_LEVELS:
+        raise ConfigError(f"num_train_timesteps is {steps}: it must be at most {MOST_LEVELS}")
     return CONFIG_READERS.get(str(config.get("_class_name")), _read_beta)(config)
 
 
