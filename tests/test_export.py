@@ -90,11 +90,11 @@ for path, batches in given.items():
         runs = [chain.run(["x_0"], {k: v.numpy() for k, v in each.items()}) for each in batches]
         answers[path] = [torch.from_numpy(x_0) for x_0, in runs]
 sys.argv[1:] = ["unet.onnx", "4", "x.npy"]
-runpy.run_path(sys.argv.pop(), run_name="__main__")
+runpy.run_path(PAGE, run_name="__main__")
 answers["page"] = [torch.from_numpy(numpy.load("x.npy"))]
 assert not [name for name, module in sys.modules.items() if name.startswith("alphabar") and module]
 torch.save(answers, "answers")
-""".replace("sys.argv.pop()", repr(str(PAGE)))
+""".replace("PAGE", repr(str(PAGE)))
 
 IMAGE = (1, 4, 4)
 
@@ -108,17 +108,16 @@ def run(tmp_path_factory):
     return save(place, Checkpoint(network, COSINE, "v_prediction", IMAGE, ("a", "b")))
 
 
-@pytest.fixture(scope="module")
-def answers(run, tmp_path_factory):
+@pytest.fixture
+def answers(run, tmp_path):
     """What files answer where alphabar cannot be imported, and what they should, by their names."""
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
-    place = tmp_path_factory.mktemp("files")
     trained, classes = load(run), torch.tensor([1, 0, 2])
     command = ["export", str(run), "--steps", "2", "--sampler"]
-    assert main([*command, "ddpm", str(place / "unet.onnx")]) == 0
-    assert main([*command, "unipc", "--guidance", "2", str(place / "unet.pt2")]) == 0
-    export_chain(learned(), SHAPE, DDPM(3, "learned_range"), place / "learned.pt2")
+    assert main([*command, "ddpm", str(tmp_path / "unet.onnx")]) == 0
+    assert main([*command, "unipc", "--guidance", "2", str(tmp_path / "unet.pt2")]) == 0
+    export_chain(learned(), SHAPE, DDPM(3, "learned_range"), tmp_path / "learned.pt2")
     written = {
         "unet.onnx": (trained.guided, DDPM(2), IMAGE, classes),
         "unet.pt2": (lambda labels: trained.guided(labels, 2.0), UniPC(2), IMAGE, classes),
@@ -138,17 +137,19 @@ def answers(run, tmp_path_factory):
     start = Start(x_t, {1: noise}.__getitem__)
     *_, last = loop.chain(trained.guided(torch.zeros(4, dtype=int)), DDPM(2).plan(COSINE), start)
     expected["page"] = [last.x_t]
-    torch.save(given, place / "given")
-    subprocess.run([sys.executable, "-c", ELSEWHERE], check=True, cwd=place)
-    return torch.load(place / "answers"), expected
+    torch.save(given, tmp_path / "given")
+    subprocess.run([sys.executable, "-c", ELSEWHERE], check=True, cwd=tmp_path)
+    return torch.load(tmp_path / "answers"), expected
 
 
-@pytest.mark.parametrize("name", ["unet.onnx", "unet.pt2", "learned.pt2", "page"])
-def test_a_file_returns_what_sample_returns_for_any_batch(name, answers):
-    for answer, expected in zip(answers[0][name], answers[1][name], strict=True):
-        # Convolutions add up in another order: a few roundings an evaluation, of numbers near 1.
-        torch.testing.assert_close(answer, expected, **CLOSE)
-        assert expected.std() > 0.1
+def test_files_return_what_sample_returns_for_any_batch(answers):
+    found, wanted = answers
+    assert found.keys() == wanted.keys() == {"unet.onnx", "unet.pt2", "learned.pt2", "page"}
+    for name in wanted:
+        for answer, expected in zip(found[name], wanted[name], strict=True):
+            # Convolutions add up in another order: a few roundings an evaluation, of numbers near 1.
+            torch.testing.assert_close(answer, expected, **CLOSE)
+            assert expected.std() > 0.1
 
 
 class OfOneBatch(Small):
