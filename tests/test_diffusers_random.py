@@ -13,7 +13,7 @@ from differential import DTYPES, REFUSED, TOLERANCE, compare, threads_give_the_s
 
 from alphabar.diffusers.adapter import SCHEDULERS
 
-CONFIGURATIONS = 30
+CONFIGURATIONS = 20
 NAMES = [name.removesuffix("Scheduler") for name in SCHEDULERS]
 pytestmark = pytest.mark.filterwarnings("ignore")
 
