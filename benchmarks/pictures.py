@@ -60,11 +60,13 @@ def _bars(cases: Sequence[Record], colours: Mapping[str, str]) -> Figure:
             axis.barh(
                 place, middle, color=colours[name], xerr=error, error_kw={"elinewidth": 0.8}, height=0.85
             )
-            axis.text(max(middle, ratio["high"]) * 1.03, place, f"{middle:.2g}", va="center", fontsize=7)
+            axis.text(max(middle, ratio["high"]) * 1.03, place, f"{middle:.3g}", va="center", fontsize=7)
             place += 1
         ticks.append(((top + place - 1) / 2, case["name"]))
         place += 1
-    axis.set(xscale="log", xlabel="times as much as alphabar")
+    found = [ratio["median"] for case in cases for ratio in case["ratios"].values()]
+    is_narrow = max(found, default=1) < 2 * min(found, default=1)  # of which a logarithmic axis shows nothing
+    axis.set(xscale="linear" if is_narrow else "log", xlabel="times as much as alphabar")
     axis.set_yticks([at for at, _ in ticks], [name for _, name in ticks], fontsize=8)
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
