@@ -23,6 +23,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutpu
 from torch import Tensor
 
 from alphabar.checks import check_alike
+from alphabar.diffusers.runs import Indexed
 from alphabar.errors import ConfigError, ShapeError, TimestepError, look_up
 from alphabar.kernels import lincomb
 from alphabar.process import PARAMETERISATIONS, coefficients_at, no_answer, spread
@@ -34,7 +35,7 @@ __all__ = ["FittedScheduler"]
 KINDS = {name: PARAMETERISATIONS[name] for name in ("epsilon", "sample", "v_prediction")}
 
 
-class FittedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
+class FittedScheduler(Indexed, SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """The rows of fitted tables in diffusers' protocol; ``num_inference_steps`` chooses the table.
 
     Args:
@@ -106,20 +107,6 @@ class FittedScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._plan: Plan | None = None
         self._first = 0
         self._history: list[Tensor] = []
-
-    @property
-    def step_index(self) -> int | None:
-        """The index of the next step in ``timesteps``; None before the first."""
-        return self._step_index
-
-    @property
-    def begin_index(self) -> int | None:
-        """Where the run begins in ``timesteps``; None where its first t says it."""
-        return self._begin_index
-
-    def set_begin_index(self, begin_index: int = 0) -> None:
-        """Begin at this index of ``timesteps``, as pipelines that start from an image do."""
-        self._begin_index = begin_index
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
         """Return the sample: the network takes it as it is."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from alphabar.checks import check_alike
 from alphabar.diffusers.adapter import Adapter
 from alphabar.diffusers.grids import MIN_ALPHA_BAR, Grid, check_falling, is_same_level, levels_of
-from alphabar.diffusers.runs import Run, frozen, indices, kept_run
+from alphabar.diffusers.runs import Indexed, Run, frozen, indices, kept_run
 from alphabar.diffusers.spacings import Numbers
 from alphabar.diffusers.steps import FLOW_V, Scale, Step, flow_scale, sigma_scale, stack, unit_scale
 from alphabar.errors import ConfigError, ShapeError, TimestepError, UnknownTimestepError, look_up
@@ -28,7 +28,7 @@ from alphabar.schedule import Level
 __all__ = ["IndexScheduler", "exact_tables", "plain_step", "step_with_noise"]
 
 
-class IndexScheduler(Adapter):
+class IndexScheduler(Indexed, Adapter):
     """Looks a step up by its index in the run.
 
     A scheduler of this kind defines ``_make_grid`` and one of ``_rows``, ``_steps_between``, ``_make_steps``.
@@ -177,20 +177,6 @@ class IndexScheduler(Adapter):
         self._first_index = 0
         self._start: Tensor | None = None
         self._history: deque[Tensor] = deque(maxlen=16)
-
-    @property
-    def step_index(self) -> int | None:
-        """The index of the next step in ``timesteps``; None before the first."""
-        return self._step_index
-
-    @property
-    def begin_index(self) -> int | None:
-        """Where the run begins in ``timesteps``; None where its first t says it."""
-        return self._begin_index
-
-    def set_begin_index(self, begin_index: int = 0) -> None:
-        """Begin at this index of ``timesteps``, as pipelines that start from an image do."""
-        self._begin_index = begin_index
 
     def index_for_timestep(self, timestep: float | Tensor, schedule_timesteps: Tensor | None = None) -> int:
         """Return the index of a t in ``timesteps``; the second of a repeated one, as in diffusers."""

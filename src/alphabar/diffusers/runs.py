@@ -19,7 +19,7 @@ from alphabar.diffusers.grids import Grid
 from alphabar.diffusers.steps import Step
 from alphabar.schedule import Level
 
-__all__ = ["Run", "frozen", "kept_run"]
+__all__ = ["Indexed", "Run", "frozen", "kept_run"]
 
 RUNS = 32  # kept; one of 1000 steps takes about a megabyte
 MOST_STEPS = 8192  # kept in one run: options of ``step`` such as churn may take any value
@@ -88,3 +88,24 @@ def frozen(value: Any) -> Hashable:
     if isinstance(value, dict):
         return tuple((name, frozen(held)) for name, held in value.items())
     return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
+
+
+class Indexed:
+    """Where a scheduler stands in its ``timesteps``, as pipelines ask it and say it."""
+
+    _step_index: int | None
+    _begin_index: int | None
+
+    @property
+    def step_index(self) -> int | None:
+        """The index of the next step in ``timesteps``; None before the first."""
+        return self._step_index
+
+    @property
+    def begin_index(self) -> int | None:
+        """Where the run begins in ``timesteps``; None where its first t says it."""
+        return self._begin_index
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Begin at this index of ``timesteps``, as pipelines that start from an image do."""
+        self._begin_index = begin_index
