@@ -26,15 +26,7 @@ from alphabar.training.images import (
     translated,
 )
 
-__all__ = [
-    "LARGEST_UPLOAD",
-    "SIDE",
-    "Album",
-    "data_url",
-    "decoded",
-    "thinned",
-    "too_large",
-]
+__all__ = ["LARGEST_UPLOAD", "SIDE", "Album", "data_url", "decoded", "png", "thinned", "too_large"]
 
 SIDE = 512  # pixels of a side that are kept
 LARGEST_UPLOAD = 10 * 2**20  # bytes
