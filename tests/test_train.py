@@ -237,6 +237,10 @@ def test_two_processes_train_as_one_does():
         ({"seconds": -1.0}, ConfigError, "seconds is -1.0"),
         ({"label_dropout": 1.1}, ConfigError, "[0, 1]"),
         ({"warmup": -1}, ConfigError, "warmup is -1"),
+        ({"crop": 0.05}, ConfigError, "crop is 0.05: it must lie in [0.1, 1.0]"),
+        ({"crop": 1.5}, ConfigError, "crop is 1.5"),
+        ({"jitter": -0.1}, ConfigError, "jitter is -0.1"),
+        ({"jitter": float("nan")}, ConfigError, "jitter is nan"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_at_once(change, error, says):
@@ -319,7 +323,8 @@ def test_training_and_sampling_never_draw_the_same_noise(monkeypatch):
     monkeypatch.setattr(addressed, "address", spy)
     monkeypatch.setattr("alphabar.samplers.loop.Address", address_of_a_step)
     # A seed of its own, since the order of the images is cached.
-    losses(replace(TINY, flip=True, class_conditional=True, seed=77), network=Labelled())
+    config = replace(TINY, flip=True, crop=0.5, jitter=0.1, class_conditional=True, seed=77)
+    losses(config, network=Labelled())
     training_streams = set(drawn)
     drawn.clear()
     x = torch.zeros(2, 1, 4, 4)

@@ -22,7 +22,7 @@ from alphabar.cli.watching import TRACKERS, Grids, check_tracker, remove_grids, 
 from alphabar.errors import ConfigError, UnknownNameError
 from alphabar.training import TrainConfig, check_place, kept, logged, read_log, train
 from alphabar.training.data import ImageData
-from alphabar.training.doctor import TrainingWarning, examine, examine_images
+from alphabar.training.doctor import TrainingWarning, examine, examine_count, examine_images
 
 CONFIG = TrainConfig(channels=(8, 16), steps=6, batch_size=40, warmup=1, precision="float32")
 
@@ -166,10 +166,17 @@ def test_a_note_is_told_once_and_stands_in_the_log(tmp_path):
     one = ImageData(torch.full((50, 1, 8, 8), 7, dtype=torch.uint8))
     with pytest.warns(TrainingWarning) as said:
         run(tmp_path, data=one, network=Still(), every=1)
-    assert len(said) == 2
+    assert len(said) == 3
     assert "step 1: the network does not learn: the norm of its gradient is 0; let" in str(said[0].message)
     notes = [note["name"] for entry in read_log(tmp_path) for note in entry.get("notes", ())]
-    assert notes == ["the network does not learn", "all images are equal"]
+    assert notes == ["the network does not learn", "all images are equal", "few images"]
+
+
+def test_few_images_are_named_with_their_number():
+    assert examine_count(1000) == examine_count(1797) == []
+    (found,) = examine_count(999)
+    assert "999" in found.seen
+    assert all(remedy in found.remedy for remedy in ("--flip", "--crop", "--jitter", "--steps", "report"))
 
 
 @pytest.mark.parametrize(

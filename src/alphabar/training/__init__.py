@@ -14,7 +14,7 @@ from alphabar.training.data import (
     to_uint8,
     to_unit,
 )
-from alphabar.training.doctor import Finding, TrainingWarning, examine, examine_images
+from alphabar.training.doctor import Finding, TrainingWarning, examine, examine_count, examine_images
 from alphabar.training.keeping import kept
 from alphabar.training.log import logged, read_log
 from alphabar.training.loop import TrainStep, train, training_data
@@ -40,6 +40,7 @@ __all__ = [
     "TrainingWarning",
     "check_place",
     "examine",
+    "examine_count",
     "examine_images",
     "exponential",
     "has_bfloat16",

@@ -12,6 +12,7 @@ from alphabar.denoise.precision import PRECISIONS
 from alphabar.errors import ConfigError, look_up
 from alphabar.process import PARAMETERISATIONS
 from alphabar.schedule import FAMILIES
+from alphabar.training.augment import check_augmentations
 from alphabar.training.loss import LOSSES
 from alphabar.training.objective import VARIANCES
 from alphabar.training.timesteps import TIMESTEPS
@@ -54,6 +55,10 @@ class TrainConfig:
     """Share of labels that are withheld, so that the network also learns to do without."""
     flip: bool = False
     """Mirror every other image, where left and right mean the same."""
+    crop: float = 1.0
+    """Show a random part of each image, of at least this share of its sides."""
+    jitter: float = 0.0
+    """Change brightness, contrast and saturation of each image by up to this share."""
     skip_broken: bool = False
     """Leave out images that cannot be read, and count them, instead of stopping."""
     image_column: str | None = None
@@ -157,5 +162,6 @@ class TrainConfig:
                 raise ConfigError(f"{name} is {value!r}: it must be positive")
         if not 0 <= self.label_dropout <= 1:
             raise ConfigError(f"label_dropout is {self.label_dropout!r}: it must lie in [0, 1]")
+        check_augmentations(self)
         if not self.warmup >= 0:
             raise ConfigError(f"warmup is {self.warmup!r}: it must be at least 0")

@@ -1,8 +1,9 @@
 """What goes wrong in a training and can be seen while it goes on, each with its remedy.
 
-Pure functions of the lines of a log, the newest last, and of a batch of images. A line knows loss and norm of
-the gradient, how far weights and averages moved since the line before, and the mean of samples and of data.
-Thresholds lie far outside what ordinary runs show: a finding that is often wrong is not read.
+Pure functions of the lines of a log, the newest last, of a batch of images, and of how many there are. A line
+knows loss and norm of the gradient, how far weights and averages moved since the line before, and the mean of
+samples and of data. Thresholds lie far outside what ordinary runs show: a finding that is often wrong is not
+read.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Finding", "TrainingWarning", "examine", "examine_images"]
+__all__ = ["Finding", "TrainingWarning", "examine", "examine_count", "examine_images"]
 
 Entries = Sequence[Mapping[str, Any]]
 
@@ -25,6 +26,7 @@ FACTOR = 3.0  # between losses
 SPIKE = 20.0  # between norms of the gradient
 MOVED = 1e-4  # of their size that weights move, before averages must move too
 ERRORS = 4.0  # standard errors that samples may be off in the mean
+FEW = 1000  # images, of which a network can learn each by heart
 
 
 class TrainingWarning(UserWarning):
@@ -56,6 +58,20 @@ def examine_images(images: Tensor) -> list[Finding]:
         images: (B, C, H, W), uint8 in 0 … 255, or floating-point numbers in [−1, 1].
     """
     return [finding for check in IMAGE_CHECKS for finding in check(images)] if images.numel() else []
+
+
+def examine_count(images: int) -> list[Finding]:
+    """Return what is wrong with a number of images to train on."""
+    if images >= FEW:
+        return []
+    return [
+        Finding(
+            "few images",
+            f"{images}, which a network learns by heart and then returns",
+            "add --flip, --crop 0.8 or --jitter 0.1, fewer --steps, or --class-conditional; "
+            "compare samples with the training images nearest to them: alphabar report",
+        )
+    ]
 
 
 def _loss_rose(entries: Entries) -> Iterator[Finding]:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from alphabar.process import addressed
+from alphabar.training.augment import augmented
 from alphabar.training.config import TrainConfig
 from alphabar.training.data import Batch, to_unit
-from alphabar.training.streams import DROPOUT, FLIP, NOISE, TIMESTEP
+from alphabar.training.streams import DROPOUT, NOISE, TIMESTEP
 from alphabar.training.timesteps import TIMESTEPS, shares
 
 __all__ = ["Draw", "Examples"]
@@ -32,7 +33,7 @@ class Examples(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """Makes examples of images: mirrors some, withholds some labels, draws noise and t."""
+    """Makes examples of images: augments them, withholds some labels, draws noise and t."""
 
     config: TrainConfig
     classes: int
@@ -46,9 +47,7 @@ class Draw:
         def uniform(stream: int) -> Tensor:
             return addressed.uniform(count, seed=config.seed, stream=stream, first=first, device=device)
 
-        x_0 = to_unit(batch.images)
-        if config.flip:
-            x_0 = torch.where((uniform(FLIP) <= 0.5)[:, None, None, None], x_0.flip(-1), x_0)
+        x_0 = augmented(to_unit(batch.images), config, uniform)
         labels = None
         if self.classes and batch.labels is not None:
             labels = batch.labels.masked_fill(uniform(DROPOUT) <= config.label_dropout, self.classes)

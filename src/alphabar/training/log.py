@@ -27,7 +27,7 @@ from torch import Tensor
 from alphabar.checks import check_count
 from alphabar.denoise.files import whole_file
 from alphabar.errors import CheckpointError
-from alphabar.training.doctor import TrainingWarning, examine, examine_images
+from alphabar.training.doctor import TrainingWarning, examine, examine_count, examine_images
 from alphabar.training.engine import describe_machine, is_main, summed
 from alphabar.training.loop import TrainStep
 
@@ -118,6 +118,8 @@ class _Log:
     path: Path
     levels: int
     """T, of the schedule."""
+    images: int
+    """How many the data have."""
     began: float
     entries: deque[Entry]
     told: set[str]
@@ -133,9 +135,12 @@ class _Log:
         about = {"settings": asdict(state.config), "data": dict(state.data), "machine": describe_machine()}
         earlier = _cut(path, step.step) if is_main() else []
         began = time.monotonic() - (float(earlier[-1].get("seconds", 0.0)) if earlier else 0.0)
-        levels = state.config.diffusion_steps
+        levels, images = state.config.diffusion_steps, state.data["images"]
         told = {note["name"] for entry in earlier for note in entry.get("notes", ())}
-        return cls(*(path, levels, began, deque(earlier, EXAMINED), told, tell, _probe(step), {"run": about}))
+        return cls(
+            *(path, levels, images, began, deque(earlier, EXAMINED), told, tell, _probe(step)),
+            first={"run": about},
+        )
 
     def write(self, step: TrainStep, seen: list[_Seen], more: Mapping[str, Any]) -> None:
         """Write the line of a step, whose sums all processes add up together."""
@@ -162,7 +167,7 @@ class _Log:
         }
         self.probe, self.first = probe, {}
         self.entries.append(entry)
-        found = examine(list(self.entries)) + examine_images(step.batch.images)
+        found = examine(list(self.entries)) + examine_images(step.batch.images) + examine_count(self.images)
         if new := [finding for finding in found if finding.name not in self.told]:
             entry["notes"] = [asdict(finding) for finding in new]
             self.told.update(finding.name for finding in new)

@@ -6,6 +6,19 @@ image is trained on with the noise that a sample of the same seed starts from.
 
 from __future__ import annotations
 
-__all__ = ["DROPOUT", "FLIP", "NOISE", "ORDER", "TIMESTEP"]
+__all__ = [
+    "BRIGHTNESS",
+    "CONTRAST",
+    "CROP_LEFT",
+    "CROP_SIDE",
+    "CROP_TOP",
+    "DROPOUT",
+    "FLIP",
+    "NOISE",
+    "ORDER",
+    "SATURATION",
+    "TIMESTEP",
+]
 
 NOISE, TIMESTEP, DROPOUT, FLIP, ORDER = range(1 << 30, (1 << 30) + 5)
+CROP_SIDE, CROP_TOP, CROP_LEFT, BRIGHTNESS, CONTRAST, SATURATION = range(ORDER + 1, ORDER + 7)

@@ -19,6 +19,7 @@ from alphabar.denoise.precision import autocast, precision_on
 from alphabar.errors import CheckpointError, ConfigError, NoAnswerError
 from alphabar.schedule import NoiseSchedule
 from alphabar.training.attention import WrittenOut
+from alphabar.training.augment import check_augmentations
 from alphabar.training.averages import Averages, Profile, exponential, parse_profile
 from alphabar.training.checkpoint import Checkpoint
 from alphabar.training.config import TrainConfig
@@ -85,6 +86,7 @@ class Trainer:
         classes = _classes(config, data)
         depth, height, width = data.shape
         shape, device = (depth, height, width), accelerator.device
+        check_augmentations(config, shape)
         part = share_of(config.batch_size, config.accumulate, accelerator) // config.accumulate
         factory = factory_of(config, shape, len(classes))
         bare = network or new_network(config, shape, len(classes))
