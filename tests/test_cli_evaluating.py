@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import check_error
 from PIL import Image
 
 from alphabar.cli import main
-from alphabar.evaluation import evaluate, features_by_name, find_copies, split
+from alphabar.errors import DataError, ShapeError
+from alphabar.evaluation import evaluate, features_by_name, find_copies, nearest_images, split
 from alphabar.training import ImageData, load_data
 
 SCORES = ("frechet", "kernel", "precision", "recall", "density", "coverage", "copies")
@@ -187,6 +189,34 @@ def test_copies_of_training_images_are_found():
     assert all(distance == 0 and i == j for i, j, distance in copies.nearest)
     honest = find_copies(ImageData(real.images), real, training)
     assert honest.low <= honest.real <= honest.high
+
+
+def test_samples_are_as_near_to_training_images_as_computed_by_hand():
+    levels = torch.tensor([0, 10, 40, 255], dtype=torch.uint8)
+    training = ImageData(levels.view(4, 1, 1, 1).expand(4, 1, 8, 8).contiguous())
+    samples = ImageData(torch.tensor([12, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 1, 8, 8))
+    found = nearest_images(samples, training)
+    assert found.numbers.tolist() == [1, 3]
+    unit = 1 / 127.5
+    assert found.samples.tolist() == pytest.approx([2 * unit, 0], abs=1e-6)
+    assert found.real.tolist() == pytest.approx([10 * unit, 10 * unit, 30 * unit, 215 * unit], rel=1e-5)
+    assert found.copies == 2
+    other = ImageData(torch.zeros(3, 1, 9, 9, dtype=torch.uint8))
+    check_error(lambda: nearest_images(other, training), ShapeError, "(1, 9, 9)")
+    check_error(lambda: nearest_images(samples, training.subset([0])), DataError, "2 samples beside 1 images")
+
+
+def test_real_images_that_were_held_out_are_as_near_as_each_is_to_the_nearest_other():
+    held_out, training = split(load_data("digits"), 600)
+    found = nearest_images(held_out, training)
+    # Two samples of one distribution: Kolmogorov and Smirnov at 1 %.
+    both = torch.cat([found.samples, found.real]).sort().values
+    of_held_out, of_others = (
+        torch.searchsorted(each.sort().values, both, right=True) / len(each)
+        for each in (found.samples, found.real)
+    )
+    assert (of_held_out - of_others).abs().max() < 1.63 * (1 / 600 + 1 / 1197) ** 0.5
+    assert found.copies < 0.03 * 600
 
 
 def test_real_images_score_as_real_images():

@@ -1,16 +1,18 @@
 """The page on a training: it needs nothing else, says what the log says, and takes what it reads as text."""
 
 import re
+import shutil
 from dataclasses import asdict
 
 import pytest
 import torch
 
 from alphabar.cli import plots
+from alphabar.cli._forms import picture_name
 from alphabar.cli._main import run
 from alphabar.cli.report import page
 from alphabar.cli.watching import Grids
-from alphabar.training import TrainConfig, logged, train
+from alphabar.training import TrainConfig, load_data, logged, to_unit, train
 from alphabar.training.doctor import Finding
 
 CONFIG = TrainConfig(channels=(8,), steps=6, batch_size=40, warmup=1, precision="float32")
@@ -40,6 +42,27 @@ def test_the_page_of_a_run_holds_everything_and_needs_nothing_else(trained, caps
     assert "Nothing was found" in text
     assert "nan" not in text.lower()
     assert run(["report", str(trained)]) == 0  # again, over its own
+
+
+def test_the_page_says_how_near_samples_are_to_the_training_images(trained, tmp_path, capsys):
+    assert run(["report", str(trained), "--out", str(tmp_path / "none.html")]) == 0
+    assert "draw some by" in (tmp_path / "none.html").read_text("utf-8")
+    place = tmp_path / "run"
+    shutil.copytree(trained, place)
+    digits = load_data("digits")
+    for number in range(20):  # ten images of the training, and ten of noise
+        copy = to_unit(digits.images[number])
+        noise = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(number)) * 2 - 1
+        plots.image(copy if number < 10 else noise, place / "samples" / picture_name(number))
+    assert run(["report", str(place)]) == 0
+    text = (place / "report.html").read_text("utf-8")
+    assert "Of 1,797 training images the nearest is" in text
+    assert "of the samples 10, 50.0%" in text
+    assert text.count("data:image/png") == 4
+    assert run(["report", str(place), "--data", str(tmp_path / "gone")]) == 0
+    text = (place / "report.html").read_text("utf-8")
+    assert "They cannot be compared" in text
+    assert "gone" in text
 
 
 def test_the_loss_by_level_is_told_early_and_at_the_end():

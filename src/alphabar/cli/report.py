@@ -16,6 +16,7 @@ from tyro.conf import Positional
 import alphabar.explorer
 from alphabar.cli import plots
 from alphabar.cli._arguments import readable, wrote
+from alphabar.cli.nearest import nearest_part
 from alphabar.cli.watching import SAMPLES
 from alphabar.denoise.files import check_writable, whole_file
 from alphabar.errors import CheckpointError, ConfigError
@@ -40,6 +41,8 @@ class Report:
     """The folder of the run; it may still be training."""
     out: Path | None = None
     """The file to write; by default report.html in the run."""
+    data: str | None = None
+    """What it was trained on, where that has moved: samples are compared with it."""
 
     def __call__(self) -> None:
         """Read the log, and write the page."""
@@ -53,18 +56,20 @@ class Report:
             raise ConfigError(f"out is {str(path)!r}, which is no report: choose another name")
         check_writable(path.parent)
         grids = [grid for grid in sorted((self.run / SAMPLES).glob("step-*.png")) if plots.is_grid(grid)]
+        nearest = nearest_part(self.run, _about(entries).get("settings", {}), self.data)
         with whole_file(path) as draft:
-            draft.write_text(page(self.run.resolve().name, entries, grids), encoding="utf-8")
+            draft.write_text(page(self.run.resolve().name, entries, grids, nearest), encoding="utf-8")
         wrote(path)
 
 
-def page(name: str, entries: Sequence[Entry], grids: Sequence[Path] = ()) -> str:
+def page(name: str, entries: Sequence[Entry], grids: Sequence[Path] = (), nearest: str = "") -> str:
     """Return the page of a run.
 
     Args:
         name: of the run.
         entries: the lines of its log, at least one; what a line does not have is left out.
         grids: pictures of samples, named ``step-00001000.png``, the oldest first.
+        nearest: the part on the nearest training images, as HTML.
     """
     style = Path(alphabar.explorer.__file__).with_name("static") / "style.css"
     parts = {
@@ -75,6 +80,7 @@ def page(name: str, entries: Sequence[Entry], grids: Sequence[Path] = ()) -> str
         "curves": "".join((*_scores(entries), *_curves(entries))),
         "levels": "".join(_levels(entries)) or "<p>The log does not say.</p>",
         "grids": _grids(grids),
+        "nearest": nearest,
         "tables": "".join(_tables(entries)),
     }
     return Template(Path(__file__).with_name("report.html").read_text("utf-8")).substitute(parts)
@@ -172,15 +178,18 @@ def _grids(paths: Sequence[Path]) -> str:
 
 
 def _tables(entries: Sequence[Entry]) -> Iterable[str]:
-    """Return settings, data and machine, of the newest part of the run."""
-    about: Entry = next((entry["run"] for entry in reversed(entries) if "run" in entry), {})
-    for title, facts in about.items():
+    for title, facts in _about(entries).items():
         rows = "".join(
             f"<tr><th>{escape(key)}</th><td>{escape(_shown(value))}</td></tr>"
             for key, value in facts.items()
             if value not in (None, [])
         )
         yield f"<table><caption>{escape(title)}</caption><tbody>{rows}</tbody></table>"
+
+
+def _about(entries: Sequence[Entry]) -> Entry:
+    """Return settings, data and machine, of the newest part of the run."""
+    return next((entry["run"] for entry in reversed(entries) if "run" in entry), {})
 
 
 def _shown(value: object) -> str:

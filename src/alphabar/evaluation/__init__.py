@@ -7,10 +7,12 @@ from alphabar.evaluation.drawing import draw
 from alphabar.evaluation.evaluating import (
     Copies,
     Evaluation,
+    Nearest,
     Scored,
     evaluate,
     features_of,
     find_copies,
+    nearest_images,
     scores_of,
     split,
 )
@@ -30,6 +32,7 @@ __all__ = [
     "FlowBits",
     "Interval",
     "Moments",
+    "Nearest",
     "Score",
     "Scored",
     "bits_per_dimension",
@@ -43,6 +46,7 @@ __all__ = [
     "frechet_distance",
     "joined",
     "kernel_distance",
+    "nearest_images",
     "score",
     "scores_of",
     "split",

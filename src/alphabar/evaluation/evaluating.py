@@ -23,7 +23,7 @@ from alphabar.evaluation.classifier import LARGEST
 from alphabar.evaluation.distances import frechet_without, kernel_without
 from alphabar.evaluation.features import Features
 from alphabar.evaluation.intervals import BLOCKS, Interval, interval_of, wilson
-from alphabar.evaluation.neighbours import nearest, neighbour_scores
+from alphabar.evaluation.neighbours import MOST, nearest, nearest_other, neighbour_scores
 from alphabar.samplers import track
 from alphabar.training import ImageData, to_unit
 from alphabar.training.engine import share_out, summed
@@ -31,12 +31,14 @@ from alphabar.training.engine import share_out, summed
 __all__ = [
     "Copies",
     "Evaluation",
+    "Nearest",
     "Scored",
     "batches",
     "content_digest",
     "evaluate",
     "features_of",
     "find_copies",
+    "nearest_images",
     "record_of",
     "scores_of",
     "split",
@@ -93,6 +95,28 @@ class Copies:
     """The distance below which one counts, in pixel values of [−1, 1] (root mean square)."""
     nearest: tuple[tuple[int, int, float], ...]
     """The nearest pairs: number of the sample, number of the reference image, distance."""
+
+
+@dataclass(frozen=True, eq=False)
+class Nearest:
+    """Distances to the nearest training image, in pixel values of [−1, 1] (root mean square)."""
+
+    samples: Tensor
+    """(N,) float64."""
+    numbers: Tensor
+    """(N,) of that training image."""
+    real: Tensor
+    """(M,) the same distance of real images that are not trained on."""
+
+    @property
+    def threshold(self) -> float:
+        """The distance that 1 % of the real images fall short of."""
+        return float(self.real.quantile(NEAR))
+
+    @property
+    def copies(self) -> int:
+        """How many samples are nearer than that: near N/100 where nothing is memorised."""
+        return int((self.samples < self.threshold).sum())
 
 
 @dataclass(frozen=True)
@@ -216,6 +240,30 @@ def find_copies(samples: ImageData, real: ImageData, training: ImageData) -> Cop
         threshold / each,
         tuple((i, int(numbers[i]), float(distances[i]) / each) for i in order),
     )
+
+
+def nearest_images(samples: ImageData, training: ImageData) -> Nearest:
+    """Return how far samples are from the images that a network was trained on, beside real images.
+
+    A training image and the nearest other one stand for a real image that was held out.
+
+    Args:
+        samples: (N, C, H, W).
+        training: at least two images; 10,000 of them, at random, where there are more.
+
+    Raises:
+        ShapeError: images of different shapes.
+        DataError: fewer than two training images, or no samples.
+    """
+    if samples.shape != training.shape:
+        raise ShapeError(f"samples are {samples.shape}, training images {training.shape}: expected one shape")
+    if not len(samples) or len(training) < 2:
+        raise DataError(f"{len(samples)} samples beside {len(training)} images: expected 1 and 2 at least")
+    order = torch.randperm(len(training), generator=torch.Generator().manual_seed(0))[:MOST].sort().values
+    known = _small(training.subset(order.tolist()))
+    distances, places = nearest(_small(samples), known)
+    each = known.shape[1] ** 0.5
+    return Nearest(distances / each, order[places], nearest_other(known) / each)
 
 
 def _small(data: ImageData) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from alphabar.evaluation.intervals import Without, check_sets, shuffled_blocks
 
-__all__ = ["MOST", "SCORES", "nearest", "neighbour_scores"]
+__all__ = ["MOST", "SCORES", "nearest", "nearest_other", "neighbour_scores"]
 
 MOST = 10_000  # vectors of a set that are compared: the distances of all pairs are held in memory
 K = 3
@@ -105,3 +105,9 @@ def nearest(samples: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
     """
     found = [_distances(part, training.double()).min(1) for part in torch.split(samples, ROWS)]
     return torch.cat([each.values for each in found]), torch.cat([each.indices for each in found])
+
+
+def nearest_other(vectors: Tensor) -> Tensor:
+    """Return the distance from each of (N, D) vectors to the nearest other one, (N,), N ≥ 2."""
+    parts = torch.split(vectors, ROWS)
+    return torch.cat([_reach(_distances(part, vectors.double()), 1) for part in parts])
