@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from alphabar.errors import ConfigError
 from alphabar.training import Checkpoint, checkpoint
 
 __all__ = ["Opening", "import_from_here"]
@@ -19,11 +20,18 @@ class Opening:
     """Of a run with a network of your own, the code that builds it and may be run, package.module:factory; it
     is looked for in the current folder first."""
 
-    def opened(self, run: str | Path) -> Checkpoint:
-        """Return what a run holds; arguments and errors as of :func:`alphabar.training.load`."""
+    def opened(self, run: str | Path, *, takes_latents: bool = False) -> Checkpoint:
+        """Return what a run holds; arguments and errors as of :func:`alphabar.training.load`.
+
+        Raises:
+            ConfigError: a run on latents, for a command that works on images.
+        """
         if self.network is not None:
             import_from_here()
-        return checkpoint.load(run, network=self.network)
+        loaded = checkpoint.load(run, network=self.network)
+        if loaded.latents and not takes_latents:
+            raise ConfigError(f"{run} makes latents, not images: draw pictures from it by alphabar sample")
+        return loaded
 
 
 def import_from_here() -> None:

@@ -26,12 +26,13 @@ from alphabar.cli import plots
 from alphabar.cli._arguments import wrote
 from alphabar.cli._forms import FORMS, picture_name, pixels
 from alphabar.cli._signals import signals
-from alphabar.denoise.files import held, read_json, remove_drafts, whole_file
+from alphabar.denoise.files import check_writable, held, read_json, remove_drafts, whole_file
+from alphabar.denoise.pretrained import is_checkpoint
 from alphabar.errors import CheckpointError, ConfigError
 from alphabar.samplers import track
 from alphabar.training import engine, to_unit
 
-__all__ = ["RECORD", "Settings", "Source", "draw", "grid_of", "processes"]
+__all__ = ["RECORD", "Settings", "Source", "check_place", "draw", "grid_of", "processes"]
 
 RECORD = "samples.json"
 LONGEST = timedelta(days=30)  # that one process waits for another, which may be as slow as it likes
@@ -56,6 +57,8 @@ class Settings:
     precision: str
     """Of the network's arithmetic, float32 or bfloat16."""
     compile: bool
+    vae: str
+    """What decodes them, and in which precision; empty where nothing does."""
     num: int
     batch_size: int
     form: str
@@ -78,6 +81,10 @@ class Source:
     labels: Callable[[range], Tensor | None]
     """Returns (B,), or nothing where there are no classes."""
 
+    def shown(self, decode: Callable[[Tensor], Tensor]) -> Source:
+        """Return the source of what is made of these samples."""
+        return Source(lambda block: decode(self.images(block)), self.labels)
+
 
 def grid_of(place: Path) -> Path:
     """Return where the grid of a folder of samples goes: beside it, as it is no sample."""
@@ -87,6 +94,24 @@ def grid_of(place: Path) -> Path:
 def processes() -> Any:
     """Return what this process knows of the others, under ``torchrun`` or ``accelerate launch``."""
     return engine.processes(timeout=LONGEST)
+
+
+def check_place(out: Path, size: int) -> None:
+    """Refuse places that hold something else, or cannot be written.
+
+    Args:
+        out: the folder.
+        size: bytes of all samples; of samples that are partly there, no room is asked for.
+
+    Raises:
+        ConfigError: a run, or a picture that is not from here where the grid goes.
+        CheckpointError: a folder that cannot be written to.
+    """
+    if is_checkpoint(out):
+        raise ConfigError(f"out is {out}, which is a run: choose a folder of its own")
+    if (grid := grid_of(out)).exists() and not plots.is_grid(grid):
+        raise ConfigError(f"{grid} is there, and is no grid of samples: move it, or choose another out")
+    check_writable(out, 0 if (out / RECORD).exists() else size)
 
 
 def draw(place: Path, settings: Settings, source: Source, *, replace: bool) -> None:

@@ -25,14 +25,14 @@ from alphabar.cli._arguments import (
     readable,
     wrote,
 )
+from alphabar.cli._decoding import decoder
 from alphabar.cli._forms import FORMS
 from alphabar.cli._opening import Opening
-from alphabar.cli._samples import RECORD, Settings, Source, draw, grid_of, processes
+from alphabar.cli._samples import Settings, Source, check_place, draw, processes
+from alphabar.cli.encoding import write_drawn
 from alphabar.cli.fitting import digest_of, own_table, place_of
 from alphabar.denoise import Denoise
-from alphabar.denoise.files import check_writable
 from alphabar.denoise.precision import PRECISIONS, precision_on
-from alphabar.denoise.pretrained import is_checkpoint
 from alphabar.errors import ConfigError, look_up
 from alphabar.samplers import (
     REGISTRY,
@@ -128,23 +128,35 @@ class Sample(Sampled):
     """The folder to write, with a grid of the first 64 beside it as OUT.png; by default RUN/samples."""
     replace: bool = False
     """Remove samples of other settings that are there."""
+    vae: Path | None = None
+    """Of a run on latents, the folder of the VAE that decodes them, if not where the run says."""
+    vae_precision: str = one_of(PRECISIONS, "float32")
+    """Of the VAE's arithmetic."""
+    latents: bool = False
+    """Write latents as they are drawn, as a folder that train takes; by default RUN/latents."""
 
     def __call__(self) -> None:
         """Draw what is missing of the samples, block by block, and write each as soon as it is there."""
         check_count(num=self.num, batch_size=self.batch_size)
         check_seed(self.seed)
         copies = 2 if look_up(FORMS, self.form, "form").pack else 1
-        out = self.out or Path(self.run if Path(self.run).is_dir() else Path(self.run).name, "samples")
+        run = Path(self.run if Path(self.run).is_dir() else Path(self.run).name)
+        out = self.out or run / ("latents" if self.latents else "samples")
         is_main = processes().is_main_process  # which also chooses this process's device
-        found = self.opened(self.run)
+        found = self.opened(self.run, takes_latents=True)
         _check_batch(found, min(self.num, self.batch_size))
-        if is_main:
-            _check_place(out, copies * self.num * math.prod(found.shape))
+        if is_main and not self.latents:
+            check_place(out, copies * self.num * math.prod(found.shape))
         settings = self.settings(found)
         sampler = self._sampler(found)
         if is_main and self._has_own_table:
             print(f"sampling by {place_of(self.run, self.steps)}")
-        draw(out, settings, self._source(self._ready(found), sampler), replace=self.replace)
+        source = self._source(self._ready(found), sampler)
+        if self.latents:
+            write_drawn(out, found, settings, source)
+        else:
+            shown = decoder(found.latents, device(), vae=self.vae, precision=self.vae_precision)
+            draw(out, settings, source.shown(shown), replace=self.replace)
 
     def settings(self, loaded: Checkpoint) -> Settings:
         """Return all that the samples depend on."""
@@ -158,6 +170,7 @@ class Sample(Sampled):
             seed=self.seed,
             precision=precision_on(device(), self.precision),
             compile=self.compile,
+            vae=f"{loaded.latents['sha256']} {self.vae_precision}" if loaded.latents else "",
             num=self.num,
             batch_size=self.batch_size,
             form=self.form,
@@ -178,24 +191,6 @@ class Sample(Sampled):
             return sample(denoiser, shape, sampler, progress=False, **options)
 
         return Source(images, labels)
-
-
-def _check_place(out: Path, size: int) -> None:
-    """Refuse places that hold something else, or cannot be written.
-
-    Args:
-        out: the folder.
-        size: bytes of all samples; of samples that are partly there, no room is asked for.
-
-    Raises:
-        ConfigError: a run, or a picture that is not from here where the grid goes.
-        CheckpointError: a folder that cannot be written to.
-    """
-    if is_checkpoint(out):
-        raise ConfigError(f"out is {out}, which is a run: choose a folder of its own")
-    if (grid := grid_of(out)).exists() and not plots.is_grid(grid):
-        raise ConfigError(f"{grid} is there, and is no grid of samples: move it, or choose another out")
-    check_writable(out, 0 if (out / RECORD).exists() else size)
 
 
 def _check_batch(loaded: Checkpoint, batch: int) -> None:

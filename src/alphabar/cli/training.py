@@ -59,8 +59,8 @@ class Train(TrainConfig):
     """Train a network and write it as a folder that diffusers opens too; it can be stopped, and resumed."""
 
     data: Positional[str] = "digits"
-    """What to train on: "digits", a folder of images, .parquet or .tar files, or a Hugging Face dataset; with
-    --resume perhaps the run."""
+    """What to train on: "digits", a folder of images or latents, .parquet or .tar files, or a Hugging Face
+    dataset; with --resume perhaps the run."""
     out: Path = Path("runs/latest")
     """The folder to write."""
     resume: bool = False

@@ -14,6 +14,7 @@ from typing import Any
 from alphabar.checks import check_count
 from alphabar.cli import plots
 from alphabar.cli._arguments import tell_notes
+from alphabar.cli._decoding import decoder
 from alphabar.errors import AlphabarError, ConfigError, look_up
 from alphabar.samplers import DDIM, sample, track
 from alphabar.training import Checkpoint, TrainConfig, TrainingWarning, TrainStep
@@ -107,8 +108,9 @@ class Grids:
         labels, device = result.labels(COUNT), next(result.network.parameters()).device
         shape = (COUNT, *result.shape)
         images = sample(result.guided(labels), shape, SAMPLER, seed=0, device=device, progress=False)
-        plots.grid(images, path)
-        return {"mean": float(images.clamp(-1, 1).mean()), "count": COUNT}
+        plots.grid(decoder(result.latents, device)(images), path)
+        seen = images if result.latents else images.clamp(-1, 1)
+        return {"mean": float(seen.mean()), "count": COUNT}
 
 
 def grid_of(run: Path, step: int) -> Path:

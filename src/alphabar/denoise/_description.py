@@ -34,6 +34,9 @@ def read_description(place: Path) -> dict[str, Any]:
     for name, value in (("training", training), ("noise_schedule", described.get("noise_schedule", {}))):
         if not isinstance(value, dict):
             raise CheckpointError(f"{path}: {name} is {str(value)[:60]}: expected an object")
+    latents = described.get("latents", {"vae": ""})
+    if not isinstance(latents, dict) or not isinstance(latents.get("vae"), str):
+        raise CheckpointError(f"{path}: latents is {str(latents)[:60]}: expected an object that names a vae")
     if "factory" in described:
         _check_factory(described, path)
     return described

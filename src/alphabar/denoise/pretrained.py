@@ -274,7 +274,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _description(contents: Pretrained, scheduler: str | None) -> dict[str, Any]:
-    config = contents.schedule.to_config()
+    config, latents = contents.schedule.to_config(), dict(contents.description.get("latents", {}))
     apart = scheduler != config.get("_class_name", "DDPMScheduler") or config.keys() & set(OWN_KEYS)
     return {
         "alphabar": _version(),
@@ -282,7 +282,7 @@ def _description(contents: Pretrained, scheduler: str | None) -> dict[str, Any]:
         **({"noise_schedule": config} if apart else {}),
         "prediction": named(contents.prediction).name,
         "learned_variance": contents.learns_variance,
-        "value_range": [-1, 1],
+        **({"latents": latents} if latents else {"value_range": [-1, 1]}),
         "shape": contents.shape,
         "classes": contents.classes,
         "training": to_share(contents.description.get("training", {})),

@@ -123,12 +123,15 @@ def augmented(x: Tensor, amounts: Any, uniform: Callable[[int], Tensor]) -> Tens
     return x
 
 
-def check_augmentations(amounts: Any, shape: Sequence[int] | None = None) -> None:
+def check_augmentations(
+    amounts: Any, shape: Sequence[int] | None = None, *, are_latents: bool = False
+) -> None:
     """Refuse an amount that is out of range, and one that has no meaning for the data.
 
     Args:
         amounts: as for :func:`augmented`.
         shape: of the data, where it is known: (C, H, W) of images.
+        are_latents: whether they are latents, of which a mirrored or cropped one is that of no image.
 
     Raises:
         ConfigError: with the setting.
@@ -139,6 +142,8 @@ def check_augmentations(amounts: Any, shape: Sequence[int] | None = None) -> Non
             raise ConfigError(f"{name} is {amount!r}: it must lie in [{each.least}, {each.most}]")
         if shape is None or amount == each.nothing:
             continue
+        if are_latents:
+            raise ConfigError(f"{name} is for images, and the data are latents: leave it out")
         if len(shape) != 3 or (each.channels and shape[0] not in each.channels):
             form = f"({' or '.join(map(str, sorted(each.channels))) or 'C'}, H, W)"
             raise ConfigError(f"{name} is for images {form}, and the data are {tuple(shape)}: leave it out")

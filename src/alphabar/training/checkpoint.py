@@ -45,6 +45,8 @@ class Checkpoint:
     """How it was trained, as JSON values."""
     factory: Factory | None = None
     """What builds the network, where it is no diffusers model."""
+    latents: Mapping[str, Any] = field(default_factory=dict)
+    """What decodes its samples, where they are latents: ``vae``, ``sha256``, ``shift``, ``scale``."""
 
     @property
     def can_be_saved(self) -> bool:
@@ -77,7 +79,7 @@ class Checkpoint:
     def guided(
         self, labels: Tensor | None = None, guidance: float = 1.0, *, precision: str = "float32"
     ) -> Denoise:
-        """Return the network as a denoiser that is led towards its labels, with x̂_0 clipped to [−1, 1].
+        """Return the network as a denoiser that is led towards its labels, of images clipped to [−1, 1].
 
         Args:
             labels: (B,) where it has classes.
@@ -90,14 +92,15 @@ class Checkpoint:
         """
         denoiser = self.denoiser(labels, precision=precision)
         if guidance == 1:
-            return Clipped(denoiser)
+            return denoiser if self.latents else Clipped(denoiser)
         if not self.can_be_guided:
             why = "was trained with label_dropout 0 and knows nothing without a label"
             raise ConfigError(
                 f"guidance is {guidance}, but this network {why if self.classes else 'has no classes'}: "
                 "leave guidance at 1"
             )
-        return Clipped(ClassifierFree(denoiser, guidance, null_label=len(self.classes)))
+        guided = ClassifierFree(denoiser, guidance, null_label=len(self.classes))
+        return guided if self.latents else Clipped(guided)
 
     def digest(self) -> str:
         """Return a SHA-256, in hexadecimal digits, of all that samples depend on.
@@ -150,6 +153,7 @@ def save(folder: str | Path, checkpoint: Checkpoint, *, also: Callable[[Path], o
         "classes": checkpoint.classes,
         "shape": checkpoint.shape,
         "training": dict(checkpoint.training),
+        "latents": dict(checkpoint.latents),
     }
     if checkpoint.factory:
         described |= {"factory": checkpoint.factory.name, "learned_variance": checkpoint.learns_variance}
@@ -186,4 +190,5 @@ def _checkpoint(found: Pretrained) -> Checkpoint:
     return Checkpoint(
         *(found.network, found.schedule, found.prediction, found.shape, found.classes, training),
         factory=found.factory,
+        latents=found.description.get("latents", {}),
     )

@@ -33,6 +33,7 @@ from alphabar.training.images import (
     to_unit,
     translated,
 )
+from alphabar.training.latents import Latents, is_latents, read_latents
 from alphabar.training.sources import read_columns
 from alphabar.training.stores import Store
 
@@ -64,6 +65,10 @@ class _Encoded:
     @property
     def shape(self) -> torch.Size:
         return torch.Size((len(self.rows), self.channels, self.size, self.size))
+
+    @property
+    def block(self) -> int:
+        return self.store.block
 
     def __getitem__(self, places: Sequence[int]) -> _Encoded:
         rows = [int(self.rows[place]) for place in places]
@@ -104,20 +109,23 @@ class ImageData(Dataset[Batch]):
     (9, (1, 8, 8), tensor([3, 5, 8]))
 
     Args:
-        images: uint8 (N, C, H, W), or what :func:`load_data` puts in its place when memory is too small.
+        images: uint8 (N, C, H, W), or what :func:`load_data` puts in its place when memory is too small; of
+            latents float32 or bfloat16 (N, C', h, w).
         labels: int64 (N,), each an index into ``classes``; ``None`` when unlabelled.
         classes: names of the labels; ``None`` when unlabelled.
         skipped: the images that could not be read and were left out: why, by their names.
         unlabelled: why labels that are there cannot be used.
         source: what :func:`load_data` read them from; empty where it did not.
+        latents: what decodes them, where they are latents and no images.
     """
 
-    images: Tensor | _Encoded = field(repr=False)
+    images: Tensor | _Encoded | Latents = field(repr=False)
     labels: Tensor | None = field(default=None, repr=False)
     classes: tuple[str, ...] | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
     unlabelled: str = field(default="", repr=False)
     source: str = field(default="", repr=False)
+    latents: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -139,7 +147,7 @@ class ImageData(Dataset[Batch]):
     @property
     def block(self) -> int:
         """How many neighbours are best read together: 1 where each image can be read alone."""
-        return 1 if isinstance(self.images, Tensor) else self.images.store.block
+        return 1 if isinstance(self.images, Tensor) else self.images.block
 
     def subset(self, indices: Iterable[int]) -> ImageData:
         """Return the data set of these images alone, in this order."""
@@ -172,8 +180,8 @@ def load_data(
     Args:
         source: ``"digits"``; a folder, labelled by its sub-folders if each image lies in one; .parquet files,
             or a Hugging Face dataset by its name or the folder it was saved in, by their columns ``image``
-            and perhaps ``label``; WebDataset's .tar files, labelled by their .cls files. ``*``, ``?`` and
-            ``{000..099}`` in a name stand for many files.
+            and perhaps ``label``; WebDataset's .tar files, labelled by their .cls files; a folder of latents
+            that ``alphabar encode`` wrote. ``*``, ``?`` and ``{000..099}`` in a name stand for many files.
         size: side of the squares; ``None`` means the shorter side of the first image.
         channels: 1 for grey, 3 for RGB; ``None`` means grey if all images are (on demand: the first 64).
         split: which part of a Hugging Face dataset.
@@ -193,6 +201,8 @@ def load_data(
         CropWarning: images that are not square, of which the middle is taken.
     """
     check_form(size, channels)
+    if is_latents(source):
+        return _latents(source, size, memory_limit)
     store, labels, classes, unlabelled = read_columns(source, split, image_column, label_column)
     encoded, skipped = _readable(store, progress) if skip_broken else (_Encoded(store, range(len(store))), {})
     count = len(encoded.rows)
@@ -207,6 +217,17 @@ def load_data(
     images = encoded.decode(progress) if encoded.shape.numel() <= memory_limit else encoded
     labels = labels[encoded.rows] if skipped and labels is not None else labels
     return ImageData(images, labels, classes, skipped, unlabelled, source)
+
+
+def _latents(source: str, size: int | None, memory_limit: int) -> ImageData:
+    """Return the latents of a folder, in memory if they fit."""
+    if size is not None:
+        raise DataError(f"size is {size}, and {source} holds latents: leave it out, and encode others")
+    stored, labels = read_latents(source)
+    about = stored.about
+    fits = 4 * stored.shape.numel() <= memory_limit
+    images = stored.decode() if fits else stored
+    return ImageData(images, labels, tuple(about.classes) or None, source=source, latents=about.decoder)
 
 
 def _readable(store: Store, progress: Progress) -> tuple[_Encoded, dict[str, str]]:

@@ -11,7 +11,8 @@ from torch import Tensor
 from alphabar.process import addressed
 from alphabar.training.augment import augmented
 from alphabar.training.config import TrainConfig
-from alphabar.training.data import Batch, to_unit
+from alphabar.training.data import Batch
+from alphabar.training.images import to_x_0
 from alphabar.training.streams import DROPOUT, NOISE, TIMESTEP
 from alphabar.training.timesteps import TIMESTEPS, shares
 
@@ -22,7 +23,7 @@ class Examples(NamedTuple):
     """A batch with everything that is random of it."""
 
     x_0: Tensor
-    """(B, C, H, W) in [−1, 1]."""
+    """(B, C, H, W), images in [−1, 1]."""
     noise: Tensor
     """(B, C, H, W), standard normal."""
     t: Tensor
@@ -47,7 +48,7 @@ class Draw:
         def uniform(stream: int) -> Tensor:
             return addressed.uniform(count, seed=config.seed, stream=stream, first=first, device=device)
 
-        x_0 = augmented(to_unit(batch.images), config, uniform)
+        x_0 = augmented(to_x_0(batch.images), config, uniform)
         labels = None
         if self.classes and batch.labels is not None:
             labels = batch.labels.masked_fill(uniform(DROPOUT) <= config.label_dropout, self.classes)

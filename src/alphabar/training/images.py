@@ -33,6 +33,7 @@ __all__ = [
     "sample_photograph",
     "to_uint8",
     "to_unit",
+    "to_x_0",
     "translated",
 ]
 
@@ -65,6 +66,11 @@ def to_unit(images: Tensor) -> Tensor:
     if images.dtype != torch.uint8:
         raise DtypeError(f"images are {images.dtype}: expected torch.uint8, 0 … 255")
     return images.to(torch.float32).div_(127.5).sub_(1)
+
+
+def to_x_0(images: Tensor) -> Tensor:
+    """Return a batch as networks see it, in float32: images in [−1, 1], latents as they are."""
+    return to_unit(images) if images.dtype == torch.uint8 else images.float()
 
 
 def to_uint8(x: Tensor) -> Tensor:

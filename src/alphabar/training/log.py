@@ -29,6 +29,7 @@ from alphabar.denoise.files import whole_file
 from alphabar.errors import CheckpointError
 from alphabar.training.doctor import TrainingWarning, examine, examine_count, examine_images
 from alphabar.training.engine import describe_machine, is_main, summed
+from alphabar.training.images import to_x_0
 from alphabar.training.loop import TrainStep
 
 __all__ = ["LOG", "logged", "read_log"]
@@ -151,7 +152,8 @@ class _Log:
         shares = [count / sum(counts) for count in counts]
         losses = [total / count if count else None for total, count in zip(sums, counts, strict=True)]
         probe, before = _probe(step), self.probe
-        means = step.batch.images.float().flatten(1).mean(1) / 127.5 - 1
+        images = step.batch.images
+        means = to_x_0(images).flatten(1).mean(1)
         entry = {
             "step": step.step,
             "loss": sum(one.loss for one in seen) / len(seen),
@@ -167,7 +169,8 @@ class _Log:
         }
         self.probe, self.first = probe, {}
         self.entries.append(entry)
-        found = examine(list(self.entries)) + examine_images(step.batch.images) + examine_count(self.images)
+        of_images = examine_images(images) if images.dtype == torch.uint8 else []  # latents have no range
+        found = examine(list(self.entries)) + of_images + examine_count(self.images)
         if new := [finding for finding in found if finding.name not in self.told]:
             entry["notes"] = [asdict(finding) for finding in new]
             self.told.update(finding.name for finding in new)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,6 +60,8 @@ class Trainer:
     """What builds the network, where it is one's own."""
     images: int
     """How many the data have."""
+    latents: Mapping[str, Any]
+    """What decodes the data, where they are latents."""
     template: nn.Module
     """A copy of the network, on the processor and whole, to build results from."""
     model: Any
@@ -86,7 +88,7 @@ class Trainer:
         classes = _classes(config, data)
         depth, height, width = data.shape
         shape, device = (depth, height, width), accelerator.device
-        check_augmentations(config, shape)
+        check_augmentations(config, shape, are_latents=bool(data.latents))
         part = share_of(config.batch_size, config.accumulate, accelerator) // config.accumulate
         factory = factory_of(config, shape, len(classes))
         bare = network or new_network(config, shape, len(classes))
@@ -98,7 +100,8 @@ class Trainer:
         )
         model, holder, optimizer = prepare(bare, optimizer, accelerator)
         return cls(
-            *(config, accelerator, schedule, objective, shape, classes, factory, len(data), template),
+            *(config, accelerator, schedule, objective, shape, classes, factory, len(data), data.latents),
+            template,
             torch.compile(model) if config.compile else model,
             *(holder, optimizer, Averages(holder, _profiles(config))),
             Draw(config, len(classes), schedule.log_snr.to(device)),
@@ -127,6 +130,7 @@ class Trainer:
     def state(self, step: int, seconds: float) -> TrainState:
         """Return where the run stands, its tensors as they are, not copied."""
         data = {"images": self.images, "shape": list(self.shape), "classes": list(self.classes)}
+        data |= {"latents": self.latents["sha256"]} if self.latents else {}
         tensors = live_tensors(self.network, self.optimizer, self.averages)
         return TrainState(step, seconds, self.config, data, tensors)
 
@@ -140,6 +144,7 @@ class Trainer:
         return Checkpoint(
             *(made, self.schedule, self.config.prediction, self.shape, self.classes, asdict(self.config)),
             factory=self.factory,
+            latents=self.latents,
         )
 
     def update(self, step: int, batch: Batch, first: int, rate: float) -> Update:
