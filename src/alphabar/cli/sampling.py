@@ -295,7 +295,8 @@ class Inpaint(_Edited, Sampled):
             raise ConfigError(
                 f"the mask has {rows}×{columns} pixels, the picture {height}×{width}: give one of its form"
             )
-        return to_unit(read_image(self.mask, size=loaded.shape[1:], channels=1))
+        *_, height, width = loaded.shape
+        return to_unit(read_image(self.mask, size=(height, width), channels=1))
 
 
 @readable

@@ -14,7 +14,9 @@ from tyro.conf import Positional
 import alphabar
 from alphabar.cli import demo, plots
 from alphabar.cli._arguments import check_picture, check_seed, counts, made_schedule, one_of, readable, wrote
+from alphabar.cli._networks import list_networks
 from alphabar.denoise.files import check_free, check_writable, replaced_files
+from alphabar.errors import ConfigError
 from alphabar.kernels import backend, cpu
 from alphabar.samplers import ranking
 from alphabar.schedule import FAMILIES
@@ -143,10 +145,22 @@ class Demo:
 @readable
 @dataclass(frozen=True)
 class Info:
-    """Say what this machine offers, and which kernels do the arithmetic."""
+    """Say what this machine offers, and which kernels do the arithmetic; or which networks there are."""
+
+    networks: bool = False
+    """List the networks, with the parameters and the multiply-adds of one evaluation."""
+    shape: tuple[int, ...] = ()
+    """Of the data for which they are listed, channels first; by default an example of each kind."""
+    width: int | None = None
+    """Of the networks; by default each its own."""
 
     def __call__(self) -> None:
-        """Print versions, processors and backends."""
+        """Print versions, processors and backends, or the networks."""
+        if self.networks:
+            list_networks(self.shape, self.width)
+            return
+        if self.shape or self.width is not None:
+            raise ConfigError("shape and width are those of --networks: add it, or leave them out")
         python, cuda = platform.python_version(), torch.cuda.is_available()
         rows = {
             "alphabar": f"{alphabar.__version__}, Python {python}, torch {torch.__version__}",

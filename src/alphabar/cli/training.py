@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -201,23 +202,25 @@ def check_size(config: TrainConfig, data: ImageData) -> int:
     Raises:
         ConfigError: it does not, or the network cannot be built.
     """
-    channels, height, width = data.shape
+    channels, *sides = data.shape
     classes = len(data.classes or ()) if config.class_conditional else 0
     try:
         with nullcontext() if config.factory_name else torch.device("meta"):
-            network: Any = new_network(config, (channels, height, width), classes)
+            network: Any = new_network(config, data.shape, classes)
     except AlphabarError:
         raise
     except Exception as error:  # numbers that overflow
         if config.factory_name:
             raise  # of code that is not ours
-        raise ConfigError(f"channels {config.channels}: no such network can be built: {error}") from error
+        scale = f"channels {config.channels}" if config.channels else f"width {config.width}"
+        raise ConfigError(f"no {config.network} can be built with {scale}: {error}") from error
     numbers: int = sum(parameter.numel() for parameter in network.parameters())
     copies = COPIES + len(config.averages)
-    check_memory(copies * numbers, f"a network of {numbers:,} parameters (--channels)")
-    widest = 0 if config.factory_name else network.config.block_out_channels[0]  # of others it is not known
-    batch = config.batch_size * height * width * (2 * channels + 2 * widest)
-    check_memory(batch, f"a batch of {config.batch_size} images of {height}×{width} (--batch-size, --size)")
+    check_memory(copies * numbers, f"a network of {numbers:,} parameters (--width)")
+    levels = getattr(getattr(network, "config", None), "block_out_channels", (0,))  # of others not known
+    batch = config.batch_size * math.prod(sides) * (2 * channels + 2 * levels[0])
+    size = "×".join(map(str, data.shape))
+    check_memory(batch, f"a batch of {config.batch_size} samples of {size} (--batch-size, --size)")
     return 4 * numbers
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import nn
 
+from alphabar.denoise.factories import Factory
+
 __all__ = ["CARD", "card", "with_scores"]
 
 CARD = "README.md"
@@ -20,8 +22,7 @@ SHOWN = 20  # names of classes
 TEXT = """\
 ---
 library_name: alphabar
-pipeline_tag: unconditional-image-generation
-tags: [{tags}]
+{tag}tags: [{tags}]
 # license: yours to choose
 ---
 # A denoising diffusion model of {what}
@@ -40,6 +41,10 @@ images = sample(denoiser, (16, {shape}), DPMSolver(steps=20), seed=0)  # (16, {s
 ```
 
 From the command line: `alphabar sample PLACE{option} --num 16 --steps 20 --seed 0`.
+"""
+
+OURS = """
+This is no diffusers pipeline: its network is alphabar's `{factory}`.
 """
 
 OWN = """
@@ -76,8 +81,9 @@ def card(description: Mapping[str, Any], network: nn.Module) -> str:
         description: what ``alphabar.json`` says: schedule, prediction, shape, classes, training.
         network: what was trained.
     """
-    depth, height, width = description["shape"]
-    factory = description.get("factory")
+    shape, factory = description["shape"], Factory.described(description)
+    consent = factory.consent if factory else None
+    kind, sizes = "images" if len(shape) == 3 else "data", "×".join(map(str, shape))
     classes: Sequence[str] = description["classes"]
     parameters = sum(parameter.numel() for parameter in network.parameters())
     facts = {
@@ -85,22 +91,24 @@ def card(description: Mapping[str, Any], network: nn.Module) -> str:
         "noise schedule": f"`{description['schedule']}`",
         "prediction": f"`{description['prediction']}`",
         "variance": "learned" if description["learned_variance"] else "fixed",
-        "images": f"{depth}×{height}×{width}, values in [−1, 1]",
+        kind: f"{sizes}, values in [−1, 1]",
         "classes": ", ".join(classes[:SHOWN]) + (" …" if len(classes) > SHOWN else "") or "none",
         "written by": f"alphabar {description['alphabar']}",
     }
     text = TEXT.format(
         tags="alphabar, ddpm" if factory else "alphabar, diffusers, ddpm",
-        what=f"{height}×{width} images" + (f" of {len(classes)} classes" if classes else ""),
+        tag="pipeline_tag: unconditional-image-generation\n" if kind == "images" else "",
+        what=f"{'×'.join(map(str, shape[1:] or shape))} {kind}"
+        + (f" of {len(classes)} classes" if classes else ""),
         facts=_rows(facts),
-        network=f', network="{factory}"' if factory else "",
-        option=f" --network {factory}" if factory else "",
+        network=f', network="{consent}"' if consent else "",
+        option=f" --network {consent}" if consent else "",
         labels=f", labels=torch.arange(16) % {len(classes)}" if classes else "",
-        shape=f"{depth}, {height}, {width}",
+        shape=", ".join(map(str, shape)),
     )
     training = {f"`{name}`": f"`{value}`" for name, value in description["training"].items()}
     if factory:
-        text += OWN.format(factory=factory)
+        text += (OWN if consent else OURS).format(factory=factory.name)
     elif classes:
         text += LABELLED
     return text + (TRAINING.format(settings=_rows(training)) if training else "")

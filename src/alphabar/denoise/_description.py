@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alphabar.denoise._configs import check_network
 from alphabar.denoise._places import DESCRIPTION
 from alphabar.denoise.factories import check_name
 from alphabar.denoise.files import is_untouched, listed, read_json
+from alphabar.denoise.nets import NETS, check_width
 from alphabar.errors import CheckpointError, ConfigError
 
 __all__ = ["check_weights", "read_description"]
+
+MOST = 4  # dimensions of the data: channels, and one to three more
+LONGEST = 2**16
 
 
 def read_description(place: Path) -> dict[str, Any]:
@@ -28,9 +31,13 @@ def read_description(place: Path) -> dict[str, Any]:
     classes, training = described.get("classes", []), described.get("training", {})
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise CheckpointError(f"{path}: classes is {str(classes)[:60]}: expected a list of names")
-    shape = described.get("shape", [1, 1, 1])
-    if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)):
-        raise CheckpointError(f"{path}: shape is {str(shape)[:60]}: expected channels, height and width")
+    shape = described.get("shape", [1])
+    is_shape = isinstance(shape, list) and 1 <= len(shape) <= MOST
+    if not (is_shape and all(type(n) is int and 0 < n <= LONGEST for n in shape)):
+        raise CheckpointError(
+            f"{path}: shape is {str(shape)[:60]}: expected channels and at most {MOST - 1} sizes, each "
+            f"1 … {LONGEST}"
+        )
     for name, value in (("training", training), ("noise_schedule", described.get("noise_schedule", {}))):
         if not isinstance(value, dict):
             raise CheckpointError(f"{path}: {name} is {str(value)[:60]}: expected an object")
@@ -49,10 +56,11 @@ def _check_factory(described: Mapping[str, Any], path: Path) -> None:
         raise CheckpointError(f"{path}: factory is {str(factory)[:60]}: expected a name, a shape and classes")
     if not isinstance(learned, bool):
         raise CheckpointError(f"{path}: learned_variance is {str(learned)[:60]}: expected true or false")
-    channels, *size = described["shape"]
-    check_network({"in_channels": channels, "sample_size": size}, path)
     try:
-        check_name(factory)
+        if factory not in NETS:
+            check_name(factory)
+        elif "width" in described:
+            check_width(described["width"])
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
 

@@ -1,13 +1,13 @@
-"""Networks of one's own, by the name of what builds them: ``package.module:factory``.
+"""Networks by name: in :mod:`alphabar.denoise.nets`, or of what builds one's own, ``package.module:factory``.
 
-    network = factory((C, H, W), classes=K, out_channels=N)      a torch.nn.Module
-    network(x, time), or network(x, time, class_labels=labels) where K > 0, returns (B, N, H, W)
-        x: (B, C, H, W);  N = C, or 2C where it learns its variance
+    network = factory((C, …), classes=K, out_channels=N)      a torch.nn.Module
+    network(x, time), or network(x, time, class_labels=labels) where K > 0, returns (B, N, …)
+        x: (B, C, …);  N = C, or 2C where it learns its variance
         time: (B,), t in int64, or in float32 between the integers; of flow and EDM networks their own time
         labels: (B,) int64, 0 … K − 1, and K for "no label"
 
-All that it learns lies in its parameters and buffers. A run records the name of the factory, never its code:
-whoever opens the run has that code, and says by the same name that it may be run.
+All that it learns lies in its parameters and buffers. A run records the name, never code. What
+``package.module:factory`` stands for is run where whoever opens the run says by the same name that it may be.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from alphabar.denoise.nets import NETS, build
 from alphabar.errors import CheckpointError, ConfigError, MissingExtraError
 
 __all__ = ["Factory", "check_allowed", "check_call", "check_name", "find", "save_weights"]
@@ -36,44 +38,60 @@ class Factory:
     True
 
     Args:
-        name: ``package.module:factory``.
-        shape: (C, H, W) of the images.
+        name: in :data:`alphabar.denoise.nets.NETS`, or ``package.module:factory``.
+        shape: (C, …) of the data.
         classes: how many labels the network takes, beside "no label"; 0: it takes none.
         out_channels: C, or 2C where it learns its variance.
+        width: of a network of that table.
     """
 
     name: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     classes: int
     out_channels: int
+    width: int | None = None
 
     @classmethod
     def described(cls, description: Mapping[str, Any]) -> Factory | None:
         """Return the factory that the description of a run names; None where it names none."""
         if "factory" not in description:
             return None
-        channels, height, width = description["shape"]
-        times = 2 if description["learned_variance"] else 1
-        shape = (channels, height, width)
-        return cls(description["factory"], shape, len(description["classes"]), times * channels)
+        shape, times = tuple(description["shape"]), 2 if description["learned_variance"] else 1
+        labels, width = len(description["classes"]), description.get("width")
+        return cls(description["factory"], shape, labels, times * shape[0], width)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What the description of a run says of it, as JSON values."""
+        width = {} if self.width is None else {"width": self.width}
+        return {"factory": self.name, **width, "learned_variance": self.learns_variance}
+
+    @property
+    def consent(self) -> str | None:
+        """The name by which a user allows to run the code; None where it is this library's."""
+        return None if self.name in NETS else self.name
 
     @property
     def learns_variance(self) -> bool:
-        """Whether the network returns twice the channels of the image."""
+        """Whether the network returns twice the channels of the data."""
         return self.out_channels == 2 * self.shape[0]
 
     def build(self, seed: int = 0) -> nn.Module:
-        """Import the factory, and return a new network.
+        """Return a new network; a factory is imported.
 
         Args:
             seed: of the parameters it begins with.
 
         Raises:
-            ConfigError: no such module or factory; one that is called otherwise, or returns something else.
+            ConfigError: no such module or factory; one that is called otherwise, or returns something else;
+                data or a width that a network of the table does not take.
         """
-        factory = find(self.name)
         options = {"classes": self.classes, "out_channels": self.out_channels}
-        check_call(self.name, factory, self.shape, **options)
+        factory: Callable[..., Any] = find(self.name) if self.consent else partial(build, self.name)
+        if self.consent:
+            check_call(self.name, factory, self.shape, **options)
+        else:
+            options |= {} if self.width is None else {"width": self.width}
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
             network = factory(self.shape, **options)
@@ -103,13 +121,31 @@ class Factory:
             CheckpointError: a file that cannot be read, or holds the weights of another network.
             ConfigError: as :meth:`build`.
         """
-        network, library = self.build(), _safetensors()
+        library = _safetensors()
         try:
+            if not self.consent:
+                self._check_file(path)
+            network = self.build()
             library.torch.load_model(network, path)
         except (OSError, RuntimeError, library.SafetensorError) as error:
             why = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{path} does not load into what {self.name} builds: {why}") from error
         return network.eval()
+
+    def _check_file(self, path: Path) -> None:
+        """Require a file of the shapes that will be built, before any memory is taken for them.
+
+        Raises:
+            RuntimeError: with the first that differs, or sizes that no network can have.
+        """
+        with torch.device("meta"):
+            built = _shapes(self.build())
+        with _safetensors().safe_open(path, "pt") as file:
+            there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        for name in sorted(there.keys() | built.keys()):
+            if there.get(name) != built.get(name):
+                is_now, made = there.get(name, "nothing"), built.get(name, "nothing")
+                raise RuntimeError(f"{name} is {is_now}, and {made} in the network")
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
@@ -188,7 +224,7 @@ def check_allowed(recorded: str | None, allowed: str | None, place: object) -> N
     """Require consent to the code that a run asks for; nothing is imported here.
 
     Args:
-        recorded: the name of the factory that the run asks for; None for a network of diffusers.
+        recorded: the name of the factory that the run asks for; None for one of diffusers or alphabar.
         allowed: the name that the user gives.
         place: the run.
 
@@ -198,7 +234,9 @@ def check_allowed(recorded: str | None, allowed: str | None, place: object) -> N
     if recorded == allowed:
         return
     if recorded is None:
-        raise CheckpointError(f"{place} holds a network of diffusers, none of {allowed}: leave out network")
+        raise CheckpointError(
+            f"{place} holds a network of diffusers or alphabar, none of {allowed}: leave out network"
+        )
     if allowed is None:
         raise CheckpointError(
             f"{place} holds a network that the code {recorded} builds. If you have that code and trust it, "

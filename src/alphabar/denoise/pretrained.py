@@ -4,8 +4,9 @@
     RUN/alphabar.json                           what that cannot say, and every file with its SHA-256
     RUN/README.md                               the model card, for people to complete
 
-A network of one's own (:mod:`alphabar.denoise.factories`) is no diffusers model, and its folder no pipeline:
-in place of the first line there is ``RUN/network.safetensors``, and ``alphabar.json`` says the rest.
+A network of :mod:`alphabar.denoise.nets` or of one's own (:mod:`alphabar.denoise.factories`) is no diffusers
+model, and its folder no pipeline: in place of the first line there is ``RUN/network.safetensors``, and
+``alphabar.json`` says the rest.
 
 The scheduler says how the network is asked and read where diffusers has a word for it: a
 ``FlowMatchEulerDiscreteScheduler`` stands for flow matching, an ``EDMEulerScheduler`` for EDM, and a
@@ -77,8 +78,8 @@ class Pretrained:
         return Factory.described(self.description)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of its images.
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of its images, or (C, …) of other data.
 
         Raises:
             CheckpointError: neither the network nor the description says it.
@@ -86,8 +87,13 @@ class Pretrained:
         if self.factory:
             return self.factory.shape
         config = getattr(self.network, "config", None)
-        size = getattr(config, "sample_size", None) or self.description.get("shape", (None,))[1:]
-        if config is None or not size or not isinstance(self.network, nn.Module):
+        size = getattr(config, "sample_size", None) or self.description.get("shape", ())[1:]
+        if (
+            config is None
+            or not size
+            or (not isinstance(size, int) and len(size) != 2)
+            or not isinstance(self.network, nn.Module)
+        ):
             raise CheckpointError(
                 f"a {type(self.network).__name__} does not say the size of its images: build a "
                 "Checkpoint yourself, or give a UNet2DModel its sample_size"
@@ -163,11 +169,10 @@ def _write_pipeline(draft: Path, contents: Pretrained) -> dict[str, Any]:
 
 def _write_own(draft: Path, contents: Pretrained) -> dict[str, Any]:
     save_weights(contents.network, draft / WEIGHTS)
-    return {
-        "factory": contents.description["factory"],
-        "opened_by": "alphabar, with the code of the factory; it is no diffusers pipeline",
-        **_description(contents, scheduler=None),
-    }
+    factory: Any = contents.factory
+    code = ", with the code of the factory" if factory.consent else ""
+    opened_by = f"alphabar{code}; it is no diffusers pipeline"
+    return {"opened_by": opened_by, **_description(contents, scheduler=None), **factory.description}
 
 
 def read(
@@ -221,7 +226,7 @@ def _written(place: Path) -> bytes:
 def _read(place: Path, prediction: str | Parameterisation | None, allowed: str | None) -> Pretrained:
     described = read_description(place)
     factory = Factory.described(described)
-    check_allowed(factory.name if factory else None, allowed, place)
+    check_allowed(factory.consent if factory else None, allowed, place)
     if factory:
         config = {"prediction_type": described.get("prediction")}
     else:

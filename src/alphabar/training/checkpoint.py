@@ -1,7 +1,7 @@
 """Checkpoints: a pipeline folder as a trained network with its classes and the record of its training.
 
     RUN/model_index.json, unet/, scheduler/     what ``DDPMPipeline.from_pretrained`` reads, or
-    RUN/network.safetensors                     a network of one's own
+    RUN/network.safetensors                     another network of this library, or one's own
     RUN/alphabar.json                           value range, classes, how it was trained, its files
 
 :mod:`alphabar.denoise.pretrained` writes and reads the folder.
@@ -36,7 +36,7 @@ class Checkpoint:
     """Called as ``network(x_t, t)``, with ``class_labels`` where it has classes."""
     schedule: NoiseSchedule
     prediction: str | Parameterisation
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     """(C, H, W) of its images, whose values lie in [−1, 1]."""
     classes: tuple[str, ...] = ()
     """The names of its labels; empty where it takes none. Label ``len(classes)`` stands for "no label" in a
@@ -156,7 +156,7 @@ def save(folder: str | Path, checkpoint: Checkpoint, *, also: Callable[[Path], o
         "latents": dict(checkpoint.latents),
     }
     if checkpoint.factory:
-        described |= {"factory": checkpoint.factory.name, "learned_variance": checkpoint.learns_variance}
+        described |= checkpoint.factory.description
     contents = Pretrained(checkpoint.network, checkpoint.schedule, checkpoint.prediction, described)
     return pretrained.write(folder, contents, also=also)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from alphabar.checks import check_count, check_levels
 from alphabar.denoise.factories import check_name
+from alphabar.denoise.nets import NETS, check_width
 from alphabar.denoise.precision import PRECISIONS
 from alphabar.errors import ConfigError, look_up
 from alphabar.process import PARAMETERISATIONS
@@ -17,9 +18,10 @@ from alphabar.training.loss import LOSSES
 from alphabar.training.objective import VARIANCES
 from alphabar.training.timesteps import TIMESTEPS
 
-__all__ = ["GIVEN", "UNET", "TrainConfig"]
+__all__ = ["AUTO", "GIVEN", "UNET", "TrainConfig"]
 
-UNET = "unet"
+AUTO = "auto"  # the network is chosen by the shape of the data
+UNET = "unet"  # diffusers' UNet2DModel
 UPDATES = 2000  # of a run that no setting ends
 LIMIT = 10**9  # of one that time ends
 
@@ -79,10 +81,13 @@ class TrainConfig:
     timesteps: str = _one_of(TIMESTEPS, "stratified")
     """How t is drawn; stratified is uniform, with one t from each of B equal parts."""
 
-    network: str = UNET
-    """What is trained: "unet", or what builds a network of your own, "package.module:factory"."""
+    network: str = AUTO
+    """What is trained: one that "alphabar info --networks" lists, or what builds a network of your own,
+    "package.module:factory"; auto chooses by the shape of the data."""
+    width: int | None = None
+    """The one number that scales a network: channels of its first level, or of its hidden layers."""
     channels: tuple[int, ...] = ()
-    """Channels of each level of the U-Net; by default as suits the image and, on a CPU, ``seconds``."""
+    """Channels of each level of "unet"; by default as suits the image and, on a CPU, ``seconds``."""
     steps: int | None = _may_change(None)
     """Updates of the network; by default 2000, or with ``seconds`` as many as fit."""
     seconds: float | None = _may_change(None)
@@ -131,7 +136,7 @@ class TrainConfig:
     @property
     def factory_name(self) -> str | None:
         """The name of what builds a network of one's own; None where ``network`` says something else."""
-        return None if self.network in (UNET, GIVEN) else self.network
+        return None if self.network in (AUTO, UNET, GIVEN, *NETS) else self.network
 
     @property
     def last_step(self) -> int:
@@ -150,12 +155,7 @@ class TrainConfig:
         for each in fields(TrainConfig):
             if "choices" in each.metadata:
                 look_up(each.metadata["choices"], getattr(self, each.name), each.name)
-        if self.factory_name is not None:
-            check_name(self.factory_name)
-            if self.channels:
-                raise ConfigError(
-                    f"channels are those of the U-Net, and network is {self.network}: leave them out"
-                )
+        self._check_network()
         for name in ("learning_rate", "clip_norm", "seconds"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -165,3 +165,33 @@ class TrainConfig:
         check_augmentations(self)
         if not self.warmup >= 0:
             raise ConfigError(f"warmup is {self.warmup!r}: it must be at least 0")
+
+    def _check_network(self) -> None:
+        if self.factory_name is not None:
+            check_network_name(self.factory_name)
+            if self.width is not None:
+                raise ConfigError(
+                    f"width scales the networks of alphabar, and network is {self.network}: leave it out"
+                )
+        if self.channels and self.network not in (AUTO, UNET, GIVEN):
+            raise ConfigError(
+                f"channels are those of the U-Net, and network is {self.network}: leave them out"
+            )
+        if self.width is not None:
+            check_width(self.width)
+            if self.channels:
+                raise ConfigError(f"width is {self.width} and channels are {self.channels}: give one of them")
+
+
+def check_network_name(name: str) -> None:
+    """Require what may be the name of a factory, ``package.module:factory``.
+
+    Raises:
+        ConfigError: anything else; a word alone is answered with the networks that there are.
+    """
+    if isinstance(name, str) and name.isidentifier():
+        known = ", ".join((AUTO, UNET, *NETS))
+        raise ConfigError(
+            f"network is {name!r}: choose one of {known}, or name a factory, package.module:factory"
+        )
+    check_name(name)

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from alphabar.errors import CheckpointError, DataError
 from alphabar.schedule import FAMILIES
 from alphabar.training.checkpoint import Checkpoint
-from alphabar.training.config import GIVEN, UNET, TrainConfig
+from alphabar.training.config import AUTO, GIVEN, UNET, TrainConfig
 from alphabar.training.data import Batch, ImageData, Progress, load_data
 from alphabar.training.engine import make_accelerator, share_of
-from alphabar.training.network import sized
+from alphabar.training.network import as_begun, sized
 from alphabar.training.objective import Objective
 from alphabar.training.order import Order, batches
 from alphabar.training.state import TrainState, settings_of
@@ -96,7 +96,7 @@ def train(
     """
     if data is not None:
         config = replace(config, data=data.source or GIVEN)
-    if network is not None and config.network == UNET:
+    if network is not None and config.network in (AUTO, UNET):
         config = replace(config, network=GIVEN)
     accelerator = make_accelerator()
     share = share_of(config.batch_size, config.accumulate, accelerator)
@@ -108,11 +108,10 @@ def train(
     data = training_data(config) if data is None else data
     if not len(data):
         raise DataError("there is no image to train on")
-    if resume is None:
-        config = sized(config, data.shape, accelerator.device)
-    elif not config.channels:
+    if resume is not None:
         with suppress(CheckpointError):  # which is told when the run is gone on from
-            config = replace(config, channels=settings_of(resume).channels)
+            config = as_begun(config, settings_of(resume))
+    config = sized(config, data.shape, accelerator.device)
     trainer = Trainer.of(config, schedule, objective, data, network, accelerator)
     start, before = (0, 0.0) if resume is None else trainer.go_on(resume)
     offset = accelerator.process_index * share

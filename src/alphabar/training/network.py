@@ -1,4 +1,4 @@
-"""The network of a training: diffusers' ``UNet2DModel``, sized from the image, or one of your own."""
+"""The network of a training: by name, or chosen by the shape of the data, and sized."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ import torch
 from torch import nn
 
 from alphabar.denoise.factories import Factory
+from alphabar.denoise.nets import NETS
 from alphabar.errors import ConfigError, MissingExtraError
-from alphabar.training.config import GIVEN, UNET, TrainConfig
+from alphabar.training.config import AUTO, GIVEN, UNET, TrainConfig
 from alphabar.training.objective import VARIANCES
 
-__all__ = ["factory_of", "new_network", "sized", "unet"]
+__all__ = ["as_begun", "factory_of", "new_network", "sized", "unet"]
+
+CHOICES = ("mlp", "unet_1d", UNET, "unet_3d")
+"""What "auto" stands for, by the number of dimensions beside the channels."""
 
 WIDTHS: dict[int, tuple[int, ...]] = {
     8: (32, 64),
@@ -37,9 +41,10 @@ NARROWEST = 16
 
 
 def unet(
-    shape: tuple[int, int, int],
+    shape: Sequence[int],
     *,
     channels: Sequence[int] | None = None,
+    width: int | None = None,
     classes: int = 0,
     out_channels: int | None = None,
 ) -> nn.Module:
@@ -49,31 +54,37 @@ def unet(
         shape: (C, H, W).
         channels: of each level, whose resolution halves from one to the next; multiples of 8. By default
             as suits the image.
+        width: in place of channels, those of the first level, to which the others keep their ratio.
         classes: how many labels it takes; one more, the last, stands for "no label". 0: it takes none.
         out_channels: of what it returns; by default those of the image.
 
     Raises:
-        ConfigError: a size that cannot be halved as often as there are levels, or odd channels.
+        ConfigError: other data than images; a size that cannot be halved as often as there are levels; odd
+            channels.
         MissingExtraError: diffusers is not installed.
     """
-    depth, height, width = shape
-    levels = tuple(channels) if channels else _default_widths(max(height, width))
-    halvings = 2 ** (len(levels) - 1)
-    if height % halvings or width % halvings:
+    if len(shape) != 3:
         raise ConfigError(
-            f"images of {height}×{width} cannot be halved {len(levels) - 1} times for channels {levels}: "
-            f"give fewer channels, or a size that is a multiple of {halvings}"
+            f"network is {UNET!r}, for images (C, H, W), and the data have {tuple(shape)}: choose another"
+        )
+    depth, *sides = shape
+    levels = tuple(channels) if channels else _scaled(_default_widths(max(sides)), width)
+    halvings = 2 ** (len(levels) - 1)
+    if any(side % halvings for side in sides):
+        raise ConfigError(
+            f"images of {sides[0]}×{sides[1]} cannot be halved {len(levels) - 1} times for channels {levels}"
+            f": give fewer channels, a size that is a multiple of {halvings}, or network unet_2d"
         )
     if any(channel < 8 or channel % 8 for channel in levels):
         raise ConfigError(f"channels {levels}: each must be a positive multiple of 8")
     plain = len(levels) - 1
-    small = max(height, width) <= 8  # attention over 4×4 places costs a third of the time and learns nothing
+    small = max(sides) <= 8  # attention over 4×4 places costs a third of the time and learns nothing
     network: nn.Module = _unet2d()(
-        sample_size=height if height == width else (height, width),
+        sample_size=sides[0] if sides[0] == sides[1] else tuple(sides),
         in_channels=depth,
         out_channels=out_channels or depth,
         block_out_channels=levels,
-        layers_per_block=1 if max(height, width) <= 16 else 2,
+        layers_per_block=1 if max(sides) <= 16 else 2,
         down_block_types=("DownBlock2D",) * plain + ("DownBlock2D" if small else "AttnDownBlock2D",),
         up_block_types=("UpBlock2D" if small else "AttnUpBlock2D",) + ("UpBlock2D",) * plain,
         add_attention=not small,
@@ -84,14 +95,21 @@ def unet(
 
 
 def sized(config: TrainConfig, shape: Sequence[int], device: torch.device) -> TrainConfig:
-    """Return settings that say the channels of the U-Net, where they were left to the images and the time.
+    """Return settings that say the network and its width, where they were left to the data and the time.
 
     Args:
         config: the settings.
-        shape: (C, H, W) of the images.
+        shape: (C, …) of the data.
         device: where it is trained.
+
+    Raises:
+        ConfigError: data of more dimensions than any network takes.
     """
-    if config.network != UNET or config.channels:
+    if config.network == AUTO:
+        config = replace(config, network=UNET if config.channels else _chosen(shape))
+    if config.network in NETS and config.width is None:
+        return replace(config, width=NETS[config.network].width)
+    if config.network != UNET or config.channels or config.width or len(shape) != 3:
         return config
     widths, time = _default_widths(max(shape[1:])), math.inf
     if device.type == "cpu" and config.seconds is not None:
@@ -101,19 +119,34 @@ def sized(config: TrainConfig, shape: Sequence[int], device: torch.device) -> Tr
     return replace(config, channels=channels)
 
 
-def factory_of(config: TrainConfig, shape: tuple[int, int, int], classes: int) -> Factory | None:
-    """Return what builds the network of a training; None for the U-Net and what has no name."""
-    if config.factory_name is None:
-        return None
-    return Factory(config.factory_name, shape, classes, VARIANCES[config.variance] * shape[0])
-
-
-def new_network(config: TrainConfig, shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """Return the network of a training as it begins, which depends on the seed.
+def as_begun(config: TrainConfig, begun: TrainConfig) -> TrainConfig:
+    """Return settings with the network of a run, where they leave it open; foreign code is never taken over.
 
     Args:
         config: the settings.
-        shape: (C, H, W).
+        begun: those of the run.
+    """
+    kept: dict[str, Any] = {}
+    if config.network == AUTO and begun.factory_name is None:
+        kept["network"] = begun.network
+    if not config.channels and config.width is None:
+        kept |= {"channels": begun.channels, "width": begun.width}
+    return replace(config, **kept)
+
+
+def factory_of(config: TrainConfig, shape: tuple[int, ...], classes: int) -> Factory | None:
+    """Return what builds the network of a training; None for the U-Net of diffusers and what has no name."""
+    if config.network in (UNET, GIVEN):
+        return None
+    return Factory(config.network, shape, classes, VARIANCES[config.variance] * shape[0], config.width)
+
+
+def new_network(config: TrainConfig, shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Return the network of a training as it begins, which depends on the seed.
+
+    Args:
+        config: the settings, as :func:`sized` returns them.
+        shape: (C, …).
         classes: how many labels it takes, beside "no label".
 
     Raises:
@@ -127,7 +160,26 @@ def new_network(config: TrainConfig, shape: tuple[int, int, int], classes: int) 
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(config.seed)
         out_channels = VARIANCES[config.variance] * shape[0]
-        return unet(shape, channels=config.channels, classes=classes, out_channels=out_channels)
+        options: dict[str, Any] = {"channels": config.channels, "width": config.width}
+        return unet(shape, **options, classes=classes, out_channels=out_channels)
+
+
+def _chosen(shape: Sequence[int]) -> str:
+    """Return the network that suits a shape; of images that diffusers' U-Net cannot halve, our own."""
+    if not 1 <= len(shape) <= len(CHOICES):
+        raise ConfigError(
+            f"the data have shape {tuple(shape)}: expected (C,), (C, L), (C, H, W) or (C, D, H, W)"
+        )
+    name, sides = CHOICES[len(shape) - 1], shape[1:]
+    halvings = 2 ** (len(_default_widths(max(sides))) - 1) if name == UNET else 1
+    return "unet_2d" if any(side % halvings for side in sides) else name
+
+
+def _scaled(widths: tuple[int, ...], first: int | None) -> tuple[int, ...]:
+    """Return channels of the levels with another first one, multiples of 8."""
+    return (
+        widths if first is None else tuple(8 * max(1, round(first * each / widths[0] / 8)) for each in widths)
+    )
 
 
 def _default_widths(size: int) -> tuple[int, ...]:

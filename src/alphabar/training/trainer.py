@@ -54,10 +54,10 @@ class Trainer:
     accelerator: Any
     schedule: NoiseSchedule
     objective: Objective
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     classes: tuple[str, ...]
     factory: Factory | None
-    """What builds the network, where it is one's own."""
+    """What builds the network, where it is no diffusers model."""
     images: int
     """How many the data have."""
     latents: Mapping[str, Any]
@@ -72,7 +72,7 @@ class Trainer:
     averages: Averages
     draw: Draw
     buffers: Tensor
-    """(2, B, C, H, W), of the noise and of the network's input."""
+    """(2, B, C, …), of the noise and of the network's input."""
 
     @classmethod
     def of(
@@ -86,8 +86,7 @@ class Trainer:
     ) -> Trainer:
         """Build everything as it is before the first update; arguments and errors as of ``train``."""
         classes = _classes(config, data)
-        depth, height, width = data.shape
-        shape, device = (depth, height, width), accelerator.device
+        shape, device = data.shape, accelerator.device
         check_augmentations(config, shape, are_latents=bool(data.latents))
         part = share_of(config.batch_size, config.accumulate, accelerator) // config.accumulate
         factory = factory_of(config, shape, len(classes))
