@@ -10,8 +10,8 @@ images: it is the same, bit for bit, in any number of processes and however ofte
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class Description:
         """The name of each file, and the numbers of its images."""
         starts = range(0, self.images, self.per_file)
         return [
-            (f"{number:06}.safetensors", range(first, min(first + self.per_file, self.images)))
+            (_file_name(number), range(first, min(first + self.per_file, self.images)))
             for number, first in enumerate(starts)
         ]
 
@@ -72,6 +72,10 @@ class Description:
     def decoder(self) -> dict[str, Any]:
         """What a run on them keeps, so that its samples can be decoded."""
         return {name: getattr(self, name) for name in ("vae", "sha256", "shift", "scale")}
+
+
+def _file_name(number: int) -> str:
+    return f"{number:06}.safetensors"
 
 
 def is_latents(place: str | Path) -> bool:
@@ -188,15 +192,9 @@ class Latents:
         return found
 
     def _read(self, file: int, rows: list[int]) -> Tensor:
-        from safetensors import safe_open
-
-        path = self.place / self.about.files[file][0]
-        try:
-            with safe_open(path, "pt") as opened:
-                stored = opened.get_slice("latents")
-                return torch.cat([stored[row : row + 1] for row in rows])
-        except Exception as error:  # the library's own, of a damaged file
-            raise DataError(f"{path} cannot be read: {error}") from error
+        with _opened(self.place / _file_name(file)) as opened:
+            stored = opened.get_slice("latents")
+            return torch.cat([stored[row : row + 1] for row in rows])
 
 
 def read_latents(place: str | Path) -> tuple[Latents, Tensor | None]:
@@ -218,13 +216,24 @@ def read_latents(place: str | Path) -> tuple[Latents, Tensor | None]:
 
 
 def _labels(path: Path) -> Tensor:
+    with _opened(path) as opened:
+        labels: Tensor = opened.get_tensor("labels")
+        return labels
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a file of tensors; what goes wrong within the block is an error that names it.
+
+    Raises:
+        DataError: it is damaged, or lacks what is asked for.
+    """
     from safetensors import safe_open
 
     try:
         with safe_open(path, "pt") as opened:
-            labels: Tensor = opened.get_tensor("labels")
-            return labels
-    except Exception as error:
+            yield opened
+    except Exception as error:  # the library's own, of a damaged file
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
