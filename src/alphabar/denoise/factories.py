@@ -12,6 +12,7 @@ All that it learns lies in its parameters and buffers. A run records the name, n
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -27,7 +28,7 @@ from torch import nn
 from alphabar.denoise.nets import NETS, build
 from alphabar.errors import CheckpointError, ConfigError, MissingExtraError
 
-__all__ = ["Factory", "check_allowed", "check_call", "check_name", "find", "save_weights"]
+__all__ = ["Factory", "check_allowed", "check_call", "check_name", "digest_of", "find", "save_weights"]
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,20 @@ def save_weights(network: nn.Module, path: Path) -> None:
         MissingExtraError: safetensors is not installed.
     """
     _safetensors().torch.save_model(network, path)
+
+
+def digest_of(network: nn.Module, about: object) -> str:
+    """Return a SHA-256, in hexadecimal digits, of parameters and buffers, and of what belongs to them.
+
+    Args:
+        network: whose they are.
+        about: what else must be the same, by its ``repr``.
+    """
+    found = hashlib.sha256(repr(about).encode())
+    for name, value in network.state_dict().items():
+        found.update(name.encode())
+        found.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def check_name(name: str, what: str = "network") -> None:

@@ -10,7 +10,6 @@ own.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from alphabar.checks import check_float
 from alphabar.denoise._places import first_line, open_diffusers, part
+from alphabar.denoise.factories import digest_of
 from alphabar.denoise.files import read_json
 from alphabar.denoise.precision import autocast
 from alphabar.errors import CheckpointError, NoAnswerError, ShapeError
@@ -137,8 +137,4 @@ def open_vae(place: str | Path) -> Any:
 
 def digest(vae: Any) -> str:
     """Return a SHA-256, in hexadecimal digits, of a VAE's weights, scale and shift."""
-    found = hashlib.sha256(repr([each.flatten().tolist() for each in scaling(vae)]).encode())
-    for name, value in vae.state_dict().items():
-        found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+    return digest_of(vae, [each.flatten().tolist() for each in scaling(vae)])

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from alphabar.denoise import ClassifierFree, Clipped, Denoise, Denoiser, pretrained
-from alphabar.denoise.factories import Factory
+from alphabar.denoise.factories import Factory, digest_of
 from alphabar.denoise.pretrained import Pretrained, check_labels, check_place
 from alphabar.errors import CheckpointError, ConfigError, look_up
 from alphabar.process import Parameterisation, named
@@ -111,11 +110,7 @@ class Checkpoint:
         settings = asdict(self.factory) if self.factory else getattr(self.network, "config", {})
         config = {k: v for k, v in settings.items() if not k.startswith("_")}
         described = (config, self.schedule.to_config(), named(self.prediction).name, self.shape, self.classes)
-        found = hashlib.sha256(repr(described).encode())
-        for name, value in self.network.state_dict().items():
-            found.update(name.encode())
-            found.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-        return found.hexdigest()
+        return digest_of(self.network, described)
 
     def labels(self, count: int, names: Sequence[str] = (), *, first: int = 0) -> Tensor | None:
         """Return (count,) labels that go through the named classes in turn, by default all.
