@@ -99,7 +99,7 @@ def write_images(images: ImageData, path: Path) -> None:
     from PIL import Image
     from pyarrow.parquet import write_table
 
-    pixels, labels = images[range(len(images))]
+    pixels, labels, _ = images[range(len(images))]
     files = []
     for image in pixels:
         buffer = io.BytesIO()

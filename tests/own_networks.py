@@ -80,3 +80,20 @@ def flat(shape, *, classes, out_channels):
             return super().forward(x, t).flatten(1)
 
     return Flat(shape, classes, out_channels)
+
+
+class Told(nn.Module):
+    """Σ over the conditions of a linear function of the code, plus what it makes of x; of images the mean."""
+
+    def __init__(self, shape, *, classes, out_channels, conditions=None):
+        super().__init__()
+        self.names = sorted(conditions or {})
+        size = out_channels * torch.Size(shape[1:]).numel()
+        sizes = [torch.Size(conditions[name]).numel() for name in self.names]
+        self.told = nn.ModuleList(nn.Linear(entries, size, bias=False) for entries in sizes)
+        self.bias, self.out_shape = nn.Parameter(torch.zeros(size)), (out_channels, *shape[1:])
+
+    def forward(self, x, t, class_labels=None, **conditions):
+        assert sorted(conditions) == self.names
+        parts = (made(conditions[name].flatten(1)) for name, made in zip(self.names, self.told, strict=True))
+        return (sum(parts, self.bias.expand(len(x), -1))).unflatten(1, self.out_shape)

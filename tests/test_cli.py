@@ -324,7 +324,7 @@ def test_sampling_more_steps_than_there_are_levels_is_refused(tmp_path, capsys):
     assert main(["sample", str(run), "--label", "3"]) == 2
     assert "no classes" in capsys.readouterr().err
     assert main(["sample", str(run), "--guidance", "2"]) == 2
-    assert "this network has no classes: leave guidance at 1" in capsys.readouterr().err
+    assert "this network has no classes and no conditions: leave guidance at 1" in capsys.readouterr().err
     assert main(["sample", str(run), "--sampler", "euler2"]) == 2
     assert "'ddim'" in capsys.readouterr().err
     assert torch.is_grad_enabled()

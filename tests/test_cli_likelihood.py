@@ -33,7 +33,7 @@ def record(run, tmp_path_factory):
 
 def test_it_finds_what_the_library_finds_of_images_drawn_by_the_seed_with_their_labels(run, record):
     loaded, data = load(run), load_data("digits")
-    images, labels = data[permuted(torch.arange(5), len(data), seed=3)]
+    images, labels, _ = data[permuted(torch.arange(5), len(data), seed=3)]
     x_0, denoiser = to_unit(images), loaded.denoiser(labels)
     bound = bits_per_dimension(Clipped(denoiser), x_0, DDPM(6), seed=3)
     flow = flow_bits_per_dimension(denoiser, x_0, 4, seed=3)

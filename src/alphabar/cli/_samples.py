@@ -53,6 +53,8 @@ class Settings:
     guidance: float
     classes: list[str]
     """That the images go through in turn."""
+    conditions: dict[str, str]
+    """For each what changes with its values."""
     seed: int
     precision: str
     """Of the network's arithmetic, float32 or bfloat16."""

@@ -128,7 +128,7 @@ def noise_strip(
 
 
 def _labelled(data: ImageData) -> tuple[Tensor, Tensor]:
-    images, labels = data[range(len(data))]
+    images, labels, _ = data[range(len(data))]
     if labels is None:
         raise DataError("the images have no labels: put the images of each class in a folder")
     return to_unit(images), labels

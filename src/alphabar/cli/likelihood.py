@@ -162,7 +162,7 @@ class Likelihood(Opening):
         for start in track(
             starts, len(starts), f"{name}, {self.batch_size} images", shown=shown, every=EVERY
         ):
-            images, labels = data[range(start, min(start + self.batch_size, len(data)))]
+            images, labels, _ = data[range(start, min(start + self.batch_size, len(data)))]
             given = None if numbers is None or labels is None else numbers[labels].to(device())
             parts.append(estimate(to_unit(images).to(device()), given, start))
         return joined(parts)

@@ -6,13 +6,14 @@ Like every command of ``cli.py``, each is a dataclass: its fields are the argume
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from alphabar.checks import check_count
 from alphabar.cli import plots
@@ -25,6 +26,7 @@ from alphabar.cli._arguments import (
     readable,
     wrote,
 )
+from alphabar.cli._conditions import digests, given
 from alphabar.cli._decoding import decoder
 from alphabar.cli._forms import FORMS
 from alphabar.cli._opening import Opening
@@ -32,6 +34,7 @@ from alphabar.cli._samples import Settings, Source, check_place, draw, processes
 from alphabar.cli.encoding import write_drawn
 from alphabar.cli.fitting import digest_of, own_table, place_of
 from alphabar.denoise import Denoise
+from alphabar.denoise.conditions import rows_of
 from alphabar.denoise.precision import PRECISIONS, precision_on
 from alphabar.errors import ConfigError, look_up
 from alphabar.samplers import (
@@ -64,6 +67,10 @@ class _Run(Opening):
 class _FromRun(_Run):
     precision: str = one_of(PRECISIONS, "auto")
     """Of the network's arithmetic; auto is bfloat16 where the processor has it. The rest is in float32."""
+    condition: Annotated[tuple[str, ...], UseAppendAction] = ()
+    """What the network is told, NAME=VALUE: a number, those of a vector with commas between, or a picture."""
+    conditions: Path | None = None
+    """A file of what it is told, .npz or .parquet, with a row a sample, in turn."""
     compile: bool = False
     """Compile the network, which takes minutes: then steps are faster, on a GPU by CUDA graphs."""
 
@@ -77,9 +84,10 @@ class _FromRun(_Run):
             network = torch.compile(network, mode="reduce-overhead")
         return replace(loaded, network=network)
 
-    def _denoiser(self, loaded: Checkpoint, labels: Tensor | None) -> Denoise:
+    def _denoiser(self, loaded: Checkpoint, labels: Tensor | None, told: Mapping[str, Tensor]) -> Denoise:
         there = None if labels is None else labels.to(device())
-        return loaded.guided(there, self.guidance, precision=self.precision)
+        conditions = {name: values.to(device()) for name, values in told.items()}
+        return loaded.guided(there, self.guidance, conditions=conditions, precision=self.precision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +175,7 @@ class Sample(Sampled):
             spacing=self.spacing,
             guidance=self.guidance,
             classes=list(self.label or loaded.classes),
+            conditions=digests(given(loaded.conditions, self.condition, self.conditions)),
             seed=self.seed,
             precision=precision_on(device(), self.precision),
             compile=self.compile,
@@ -182,11 +191,13 @@ class Sample(Sampled):
         def labels(block: range) -> Tensor | None:
             return loaded.labels(len(block), self.label, first=block.start)
 
-        self._denoiser(loaded, labels(range(1)))
+        told = given(loaded.conditions, self.condition, self.conditions)
+        self._denoiser(loaded, labels(range(1)), rows_of(told, range(1)))
         sampler.plan(loaded.schedule)
 
         def images(block: range) -> Tensor:
-            shape, denoiser = (len(block), *loaded.shape), self._denoiser(loaded, labels(block))
+            shape = (len(block), *loaded.shape)
+            denoiser = self._denoiser(loaded, labels(block), rows_of(told, block))
             options: ChainOptions = {"seed": self.seed, "first": block.start, "device": device()}
             return sample(denoiser, shape, sampler, progress=False, **options)
 
@@ -212,9 +223,10 @@ class _Edited(_FromRun):
     def _labelled(self, loaded: Checkpoint, count: int) -> Denoise:
         if self.label is None and self.guidance != 1 and loaded.classes:
             raise ConfigError(f"guidance is {self.guidance}, but towards which class? Add --label")
+        told = rows_of(given(loaded.conditions, self.condition, self.conditions), range(count))
         if self.label is None and loaded.classes:
-            return self._denoiser(loaded, torch.full((count,), len(loaded.classes)))
-        return self._denoiser(loaded, loaded.labels(count, () if self.label is None else (self.label,)))
+            return self._denoiser(loaded, torch.full((count,), len(loaded.classes)), told)
+        return self._denoiser(loaded, loaded.labels(count, () if self.label is None else (self.label,)), told)
 
 
 @readable

@@ -77,7 +77,9 @@ class Scores:
         result = step.snapshot()
         try:
             features, known, of_real = self._known
-            found = scores_of(features_of(draw(result, SAMPLER, self._num), features), known)
+            there = self.data[range(self._num)].conditions if result.conditions else {}
+            drawn = draw(result, SAMPLER, self._num, conditions={k: there[k] for k in result.conditions})
+            found = scores_of(features_of(drawn, features), known)
         except AlphabarError as error:
             warnings.warn(f"no scores at step {step.step}: {error}", TrainingWarning, stacklevel=2)
             return {}

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction, arg
 
 from alphabar.cli import plots
 from alphabar.cli._arguments import (
@@ -43,6 +43,7 @@ from alphabar.training import (
     train,
     training_data,
 )
+from alphabar.training.conditions import measured
 from alphabar.training.engine import is_main, processes
 from alphabar.training.network import new_network, sized
 from alphabar.training.posthoc import SNAPSHOTS
@@ -62,6 +63,9 @@ class Train(TrainConfig):
     data: Positional[str] = "digits"
     """What to train on: "digits", a folder of images or latents, .parquet or .tar files, or a Hugging Face
     dataset; with --resume perhaps the run."""
+    conditions: Annotated[tuple[str, ...], UseAppendAction, arg(name="condition")] = ()
+    """A column of the data that the network is told: a number, a list of numbers or an image. NAME, or
+    NAME:KIND with number, vector, embedding or image; may be given several times."""
     out: Path = Path("runs/latest")
     """The folder to write."""
     resume: bool = False
@@ -104,7 +108,7 @@ class Train(TrainConfig):
             self._check_place(begun)
         shown = None if main_process else False
         data = training_data(config, progress=lambda rows: track(rows, len(rows), "reading", shown=shown))
-        scores = Scores(data, self.evaluate_every)
+        grids, scores = grids.told(data), Scores(data, self.evaluate_every)
         config = config if start else sized(config, data.shape, processes().device)
         size = check_size(config, data)
         tell_notes()
@@ -189,9 +193,10 @@ def with_run(command: Train, parse: Callable[[Train], Train]) -> Train:
     check_allowed(begun.factory_name, command.factory_name, out)
     settings = asdict(begun)
     switched = {name: value for name, value in settings.items() if isinstance(value, bool)}
-    off = dict.fromkeys(switched, False)  # a flag is given or not: what is on stays on
+    off = {**dict.fromkeys(switched, False), "conditions": ()}  # a flag is given or not: what is on stays on
     again = parse(replace(command, **{**settings, **off}, out=out, resume=False, overwrite=False))
     on: dict[str, Any] = {name: True for name, value in switched.items() if value}
+    on["conditions"] = again.conditions or settings["conditions"]
     data = settings["data"] if is_run else again.data
     return replace(again, **on, data=data, out=out, resume=True, overwrite=False)
 
@@ -206,7 +211,7 @@ def check_size(config: TrainConfig, data: ImageData) -> int:
     classes = len(data.classes or ()) if config.class_conditional else 0
     try:
         with nullcontext() if config.factory_name else torch.device("meta"):
-            network: Any = new_network(config, data.shape, classes)
+            network: Any = new_network(config, data.shape, classes, measured(config, data))
     except AlphabarError:
         raise
     except Exception as error:  # numbers that overflow

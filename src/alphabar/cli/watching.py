@@ -7,17 +7,20 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from alphabar.checks import check_count
 from alphabar.cli import plots
 from alphabar.cli._arguments import tell_notes
 from alphabar.cli._decoding import decoder
+from alphabar.denoise.conditions import rows_of
 from alphabar.errors import AlphabarError, ConfigError, look_up
 from alphabar.samplers import DDIM, sample, track
-from alphabar.training import Checkpoint, TrainConfig, TrainingWarning, TrainStep
+from alphabar.training import Checkpoint, ImageData, TrainConfig, TrainingWarning, TrainStep
 from alphabar.training.config import LIMIT
 from alphabar.training.engine import is_main, make_accelerator
 
@@ -75,6 +78,7 @@ class Grids:
     Args:
         run: the folder; grids go to RUN/samples/step-00001000.png.
         every: updates between grids; None for no grids.
+        conditions: (n, …) each that the network needs, which the samples go through in turn.
 
     Raises:
         ConfigError: every is not positive.
@@ -82,10 +86,16 @@ class Grids:
 
     run: Path
     every: int | None
+    conditions: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.every is not None:
             check_count(samples_every=self.every)
+
+    def told(self, data: ImageData) -> Grids:
+        """Return what draws samples with the conditions of the first images of the data."""
+        first = data[range(min(COUNT, len(data)))].conditions if data.conditions else {}
+        return replace(self, conditions=first)
 
     def __call__(self, step: TrainStep) -> dict[str, Any]:
         """Write a grid where one is due; return what the log says of it. All processes must take part.
@@ -106,8 +116,9 @@ class Grids:
 
     def _draw(self, result: Checkpoint, path: Path) -> dict[str, Any]:
         labels, device = result.labels(COUNT), next(result.network.parameters()).device
-        shape = (COUNT, *result.shape)
-        images = sample(result.guided(labels), shape, SAMPLER, seed=0, device=device, progress=False)
+        shape, told = (COUNT, *result.shape), rows_of(self.conditions, range(COUNT))
+        denoiser = result.guided(labels, conditions={name: each.to(device) for name, each in told.items()})
+        images = sample(denoiser, shape, SAMPLER, seed=0, device=device, progress=False)
         plots.grid(decoder(result.latents, device)(images), path)
         seen = images if result.latents else images.clamp(-1, 1)
         return {"mean": float(seen.mean()), "count": COUNT}

@@ -42,6 +42,10 @@ RANGES: dict[str, tuple[Check, str]] = {
     "num_train_timesteps": (_or_none(_whole(1, MOST_LEVELS)), f"1 … {MOST_LEVELS}, or null"),
     "down_block_types": (_several(lambda value: isinstance(value, str)), "1 … 32 names"),
     "up_block_types": (_several(lambda value: isinstance(value, str)), "1 … 32 names"),
+    "conditions": (
+        lambda value: isinstance(value, dict) and all(map(_several(WIDTH, 3), value.values())),
+        "for each name 1 … 3 numbers, each 1 … 65536",
+    ),
     # of the networks in networks.py
     "num_heads": (_or_none(WIDTH), "1 … 65536, or null"),
     "time_channels": (_or_none(WIDTH), "1 … 65536, or null"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alphabar.denoise._places import DESCRIPTION
+from alphabar.denoise.conditions import described as conditions_of
 from alphabar.denoise.factories import check_name
 from alphabar.denoise.files import is_untouched, listed, read_json
 from alphabar.denoise.nets import NETS, check_width
@@ -44,6 +45,7 @@ def read_description(place: Path) -> dict[str, Any]:
     latents = described.get("latents", {"vae": ""})
     if not isinstance(latents, dict) or not isinstance(latents.get("vae"), str):
         raise CheckpointError(f"{path}: latents is {str(latents)[:60]}: expected an object that names a vae")
+    conditions_of(described)
     if "factory" in described:
         _check_factory(described, path)
     return described

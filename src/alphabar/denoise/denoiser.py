@@ -9,7 +9,7 @@ wrapper of a denoiser and a denoiser itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from alphabar.checks import check_float
+from alphabar.denoise.conditions import check_finite, codes
 from alphabar.denoise.precision import PRECISIONS, autocast
 from alphabar.errors import DtypeError, ShapeError, look_up
 from alphabar.kernels import lincomb
@@ -67,9 +68,13 @@ class Denoiser:
         labels: (B,) class labels, handed on as ``network(x_t, t, class_labels=labels)``.
         precision: of the network's arithmetic: ``"float32"`` runs it as it is, ``"bfloat16"`` under
             ``torch.autocast``, and ``"auto"`` does so where the processor multiplies in bfloat16.
+        conditions: (B, …) each, handed on as ``network(x_t, t, name=values)``: of a network that was trained
+            here the codes, which :meth:`from_pretrained` and :meth:`alphabar.training.Checkpoint.denoiser`
+            make of values in the units of the training data.
 
     Raises:
         UnknownNameError: another prediction or precision.
+        DataError, DtypeError: conditions that are no finite numbers.
     """
 
     network: Callable[..., Any]
@@ -77,6 +82,7 @@ class Denoiser:
     prediction: str | Parameterisation = "epsilon"
     labels: Tensor | None = None
     precision: str = "float32"
+    conditions: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     kind: Parameterisation = field(init=False, repr=False, compare=False)
     """How the network is asked and read: the parameterisation that ``prediction`` names."""
 
@@ -85,6 +91,8 @@ class Denoiser:
         look_up(PRECISIONS, self.precision, "precision")
         if not callable(self.network):
             raise DtypeError(f"network is a {type(self.network).__name__}: pass a callable network(x_t, t)")
+        for name, values in self.conditions.items():
+            check_finite(name, values)
 
     @classmethod
     def from_pretrained(
@@ -96,6 +104,7 @@ class Denoiser:
         prediction: str | Parameterisation | None = None,
         network: str | None = None,
         precision: str = "float32",
+        conditions: Mapping[str, Tensor] | None = None,
     ) -> Denoiser:
         """Open a run, or a diffusers pipeline of an unconditional or class-conditional network.
 
@@ -107,10 +116,12 @@ class Denoiser:
             prediction: in place of the one the folder names, which may be in no table.
             network: consent to run the code of the factory, ``package.module:factory``, that a run asks for.
             precision: of its arithmetic.
+            conditions: (B, …) each that the run was trained on, by name, in the units of its training data.
 
         Raises:
-            CheckpointError: no such pipeline, one of another kind, or labels that it does not take; no
-                consent to the code that it asks for.
+            CheckpointError: no such pipeline, one of another kind, labels or conditions that it does not
+                take, or none where it needs them; no consent to the code that it asks for.
+            ShapeError, DataError: conditions of another shape, or NaN.
             ConfigError: the factory cannot be imported, or does not build a network.
             UnknownNameError: a prediction, a noise schedule or a precision that is not known.
             MissingExtraError: diffusers is not installed.
@@ -120,7 +131,8 @@ class Denoiser:
         loaded = pretrained.read(path_or_name, prediction=prediction, network=network)
         pretrained.check_labels(loaded.classes, labels)
         there = None if labels is None else labels.to(device)
-        return cls(loaded.network.to(device), loaded.schedule, loaded.prediction, there, precision)
+        told = {name: code.to(device) for name, code in codes(loaded.conditions, conditions).items()}
+        return cls(loaded.network.to(device), loaded.schedule, loaded.prediction, there, precision, told)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write network, schedule and prediction as a folder; of a diffusers model as its pipeline.
@@ -148,7 +160,7 @@ class Denoiser:
 
         Raises:
             NoAnswerError: ᾱ_t = 0, where ε-prediction and EDM have no answer.
-            ShapeError: the network returned another shape, or labels of another batch.
+            ShapeError: the network returned another shape, or labels or conditions of another batch.
             TimestepError, DtypeError: t or x_t that do not fit.
         """
         check_float(x_t=x_t)
@@ -159,16 +171,18 @@ class Denoiser:
         given = x_t if numbers.input == 1 else lincomb((numbers.input,), (x_t,))
         time = batch_time(t if math.isnan(numbers.time) else numbers.time, x_t)
         with autocast(x_t.device, self.precision):
-            answer = network_output(self.network, given, time, self.labels)
+            answer = network_output(self.network, given, time, self.labels, self.conditions)
         output, variance = _halves(answer, x_t, t)
         wide = torch.promote_types(x_t.dtype, torch.float32)
         return Estimate(lincomb(numbers.x_0, (x_t, output.to(x_t.dtype)), dtype=wide), variance)
 
     def _check_labels(self, x_t: Tensor) -> None:
-        if self.labels is not None and self.labels.shape[:1] != x_t.shape[:1]:
-            raise ShapeError(
-                f"labels have shape {tuple(self.labels.shape)}, x_t {tuple(x_t.shape)}: give one a sample"
-            )
+        labels = {} if self.labels is None else {"labels": self.labels}
+        for name, values in {**labels, **self.conditions}.items():
+            if values.shape[:1] != x_t.shape[:1]:
+                raise ShapeError(
+                    f"{name} have shape {tuple(values.shape)}, x_t {tuple(x_t.shape)}: give one a sample"
+                )
 
 
 def batch_time(t: float, x_t: Tensor) -> Tensor:
@@ -176,10 +190,16 @@ def batch_time(t: float, x_t: Tensor) -> Tensor:
     return torch.full(x_t.shape[:1], t, device=x_t.device)
 
 
-def network_output(network: Callable[..., Any], x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+def network_output(
+    network: Callable[..., Any],
+    x_t: Tensor,
+    t: Tensor,
+    labels: Tensor | None,
+    conditions: Mapping[str, Tensor] | None = None,
+) -> Tensor:
     """Return the output of the network: a tensor, or the ``sample`` of what a diffusers model returns."""
-    conditions = {} if labels is None else {"class_labels": labels}
-    returned = network(x_t, t, **conditions)
+    labelled = {} if labels is None else {"class_labels": labels}
+    returned = network(x_t, t, **labelled, **(conditions or {}))
     output: Tensor = returned if isinstance(returned, Tensor) else getattr(returned, "sample", returned)
     check_float(**{"the network's answer": output})
     return output

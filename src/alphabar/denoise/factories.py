@@ -2,9 +2,11 @@
 
     network = factory((C, …), classes=K, out_channels=N)      a torch.nn.Module
     network(x, time), or network(x, time, class_labels=labels) where K > 0, returns (B, N, …)
+    with conditions: factory(…, conditions={"name": shape, …}), network(…, name=code, …)
         x: (B, C, …);  N = C, or 2C where it learns its variance
         time: (B,), t in int64, or in float32 between the integers; of flow and EDM networks their own time
         labels: (B,) int64, 0 … K − 1, and K for "no label"
+        code: (B, *shape), see alphabar.denoise.conditions; zeros for "no condition"
 
 All that it learns lies in its parameters and buffers. A run records the name, never code. What
 ``package.module:factory`` stands for is run where whoever opens the run says by the same name that it may be.
@@ -16,7 +18,7 @@ import hashlib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -25,6 +27,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from alphabar.denoise.conditioned import Conditioned
+from alphabar.denoise.conditions import Condition
+from alphabar.denoise.conditions import described as conditions_of
 from alphabar.denoise.nets import NETS, build
 from alphabar.errors import CheckpointError, ConfigError, MissingExtraError
 
@@ -44,6 +49,7 @@ class Factory:
         classes: how many labels the network takes, beside "no label"; 0: it takes none.
         out_channels: C, or 2C where it learns its variance.
         width: of a network of that table.
+        conditions: what it is told beside the label, by name.
     """
 
     name: str
@@ -51,6 +57,7 @@ class Factory:
     classes: int
     out_channels: int
     width: int | None = None
+    conditions: Mapping[str, Condition] = field(default_factory=dict)
 
     @classmethod
     def described(cls, description: Mapping[str, Any]) -> Factory | None:
@@ -59,7 +66,8 @@ class Factory:
             return None
         shape, times = tuple(description["shape"]), 2 if description["learned_variance"] else 1
         labels, width = len(description["classes"]), description.get("width")
-        return cls(description["factory"], shape, labels, times * shape[0], width)
+        conditions = conditions_of(description)
+        return cls(description["factory"], shape, labels, times * shape[0], width, conditions)
 
     @property
     def description(self) -> dict[str, Any]:
@@ -87,12 +95,14 @@ class Factory:
             ConfigError: no such module or factory; one that is called otherwise, or returns something else;
                 data or a width that a network of the table does not take.
         """
-        options = {"classes": self.classes, "out_channels": self.out_channels}
-        factory: Callable[..., Any] = find(self.name) if self.consent else partial(build, self.name)
+        options: dict[str, Any] = {"classes": self.classes, "out_channels": self.out_channels}
         if self.consent:
+            shapes = {name: condition.code_shape for name, condition in self.conditions.items()}
+            factory, options = find(self.name), options | ({"conditions": shapes} if shapes else {})
             check_call(self.name, factory, self.shape, **options)
         else:
-            options |= {} if self.width is None else {"width": self.width}
+            factory = partial(build, self.name, width=self.width)
+            factory = partial(Conditioned, factory, self.conditions) if self.conditions else factory
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
             network = factory(self.shape, **options)

@@ -1,6 +1,6 @@
 """Guidance: wrappers of a denoiser that change its answer and are denoisers themselves.
 
-    classifier-free    x̂_0 ← x̂_0(∅) + w · (x̂_0(y) − x̂_0(∅))
+    classifier-free    x̂_0 ← x̂_0(∅) + w · (x̂_0(y) − x̂_0(∅)), y a label, conditions, or both
     classifier         x̂_0 ← x̂_0 + w (1−ᾱ)/√ᾱ · ∇ log p(y | x_t)
     clipped            x̂_0 ← x̂_0 clipped to [−1, 1]
     thresholded        x̂_0 ← x̂_0 clipped to [−s, s], over s
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import cast
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -56,21 +56,23 @@ class ClassifierFree(_Wrapper):
             [6.]])
 
     Args:
-        denoiser: a :class:`Denoiser` with labels.
+        denoiser: a :class:`Denoiser` with labels or conditions, which are all withheld for ∅.
         scale: w. 1 is the conditional denoiser, 0 the one without label; above 1 the label counts for more.
-        null_label: the label that stands for "no label", ``len(classes)`` in this library's networks.
+        null_label: the label that stands for "no label", ``len(classes)`` in this library's networks; needed
+            where there are labels. In place of conditions zeros are given, as in this library's networks.
         rescale: φ in [0, 1], how much of the spread is restored; .7 in Lin et al.
         interval: (lowest, highest) t at which guidance acts; at others only y is asked, at half the cost
             (Kynkäänniemi et al. 2024, arXiv 2404.07724). By default everywhere.
 
     Raises:
         DtypeError: a denoiser that is itself a wrapper.
-        ConfigError: a network without labels, φ outside [0, 1], an interval upside down, a scale not finite.
+        ConfigError: a network without labels and conditions, labels without a null_label, φ outside [0, 1],
+            an interval upside down, a scale not finite.
     """
 
     denoiser: Denoiser
     scale: float
-    null_label: int
+    null_label: int | None = None
     rescale: float = 0.0
     interval: tuple[float, float] | None = None
 
@@ -80,11 +82,13 @@ class ClassifierFree(_Wrapper):
                 f"denoiser is a {type(self.denoiser).__name__}: classifier-free guidance asks the network "
                 "itself, so wrap the Denoiser first, as in Clipped(ClassifierFree(Denoiser(…), …))"
             )
-        if self.denoiser.labels is None:
+        if self.denoiser.labels is None and not self.denoiser.conditions:
             raise ConfigError(
-                f"guidance of scale {self.scale} on a network without labels: give the Denoiser its labels, "
-                "or train with class_conditional"
+                f"guidance of scale {self.scale} on a network without labels: give the Denoiser its labels "
+                "or conditions, or train with class_conditional or conditions"
             )
+        if self.denoiser.labels is not None and self.null_label is None:
+            raise ConfigError("null_label is None: give the label that stands for 'no label'")
         _check_scale(self.scale)
         if not 0 <= self.rescale <= 1:
             raise ConfigError(f"rescale is {self.rescale!r}: it must lie in [0, 1], where 0 does nothing")
@@ -105,10 +109,19 @@ class ClassifierFree(_Wrapper):
         return self.scale != 1 and lowest <= t <= highest
 
     def _asked_twice(self, x_t: Tensor, t: float) -> Estimate:
-        given = cast(Tensor, self.denoiser.labels)
-        labels = torch.cat([given, torch.full_like(given, self.null_label)])
-        both = replace(self.denoiser, labels=labels)(torch.cat([x_t, x_t]), t)
+        both = self._doubled(torch.cat([x_t, x_t]), t)
         return both._replace(variance=None if both.variance is None else both.variance[: x_t.shape[0]])
+
+    @cached_property
+    def _doubled(self) -> Denoiser:
+        """The denoiser of a batch given twice, the second time without label and conditions."""
+        labels, null = self.denoiser.labels, self.null_label
+        if labels is not None and null is not None:
+            labels = torch.cat([labels, torch.full_like(labels, null)])
+        conditions = {
+            name: torch.cat([code, torch.zeros_like(code)]) for name, code in self.denoiser.conditions.items()
+        }
+        return replace(self.denoiser, labels=labels, conditions=conditions)
 
     def _rescaled(self, guided: Tensor, given: Tensor) -> Tensor:
         if not self.rescale:

@@ -1,18 +1,19 @@
-r"""Networks that diffusers' ``UNet2DModel`` cannot express, so that foreign weights load without change.
+r"""Networks that diffusers' ``UNet2DModel`` cannot express: of foreign weights, and with conditions.
 
     GuidedUNet   the U-Net of guided-diffusion where it has a number of heads in place of a width of heads,
                  or embeds t in more channels than its first level has (Dhariwal & Nichol 2021)
     LucidUNet    the U-Net of denoising-diffusion-pytorch: linear attention with memory,
                  softmax(k) vᵀ applied to softmax(q), and norms after the convolutions
+    ConditionedUNet   a ``UNet2DModel`` that is told conditions (:mod:`alphabar.denoise.conditioned`)
 
-Both are diffusers models: ``save_pretrained`` writes safetensors and a ``config.json``, and a pipeline folder
+All are diffusers models: ``save_pretrained`` writes safetensors and a ``config.json``, and a pipeline folder
 that holds one opens in diffusers wherever this library is installed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -20,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alphabar.errors import MissingExtraError
+from alphabar.denoise.conditioned import Conditioning
+from alphabar.errors import ConfigError, MissingExtraError
 
 try:
     from diffusers import ConfigMixin, ModelMixin, UNet2DModel
@@ -31,7 +33,7 @@ try:
 except ImportError:
     raise MissingExtraError("a network of another code", "train") from None
 
-__all__ = ["GuidedUNet", "LucidUNet"]
+__all__ = ["ConditionedUNet", "GuidedUNet", "LucidUNet"]
 
 
 class GuidedUNet(UNet2DModel):  # type: ignore[misc]  # diffusers is untyped
@@ -263,3 +265,64 @@ class _Attention(nn.Module):
 
 def _full(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return functional.scaled_dot_product_attention(q, k, v).transpose(-1, -2)
+
+
+class ConditionedUNet(UNet2DModel):  # type: ignore[misc]  # diffusers is untyped
+    """A ``UNet2DModel`` that takes conditions: called as ``network(x_t, t, class_labels, name=code, …)``.
+
+    Args:
+        conditions: the shape of one code of each, by name.
+        sample_size: and all others, as in ``UNet2DModel``; in_channels: of x_t alone.
+    """
+
+    @register_to_config  # type: ignore[untyped-decorator]  # diffusers is untyped
+    def __init__(
+        self,
+        conditions: Mapping[str, Sequence[int]],
+        sample_size: int | tuple[int, int] | None = None,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        down_block_types: Sequence[str] = ("DownBlock2D",),
+        up_block_types: Sequence[str] = ("UpBlock2D",),
+        block_out_channels: Sequence[int] = (32,),
+        layers_per_block: int = 2,
+        add_attention: bool = True,
+        norm_num_groups: int = 32,
+        num_class_embeds: int | None = None,
+    ) -> None:
+        super().__init__(
+            sample_size=sample_size,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            down_block_types=tuple(down_block_types),
+            up_block_types=tuple(up_block_types),
+            block_out_channels=tuple(block_out_channels),
+            layers_per_block=layers_per_block,
+            add_attention=add_attention,
+            norm_num_groups=norm_num_groups,
+            num_class_embeds=num_class_embeds,
+        )
+        images = [name for name, shape in conditions.items() if len(shape) == 3]
+        width = 4 * block_out_channels[0]
+        self.conditioning = Conditioning(conditions, width, images)
+        channels = in_channels + self.conditioning.channels
+        self.conv_in = nn.Conv2d(channels, block_out_channels[0], 3, padding=1)
+        self.label_embedding = nn.Embedding(num_class_embeds, width) if num_class_embeds else None
+        self.class_embedding = nn.Identity()  # of the sum that forward makes
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        class_labels: Tensor | None = None,
+        return_dict: bool = True,
+        **conditions: Tensor,
+    ) -> Any:
+        """Return what the network says of (B, C, H, W) at level t: ``sample`` of an object, or a tuple."""
+        given, embedding = self.conditioning(sample, conditions)
+        if (class_labels is None) != (self.label_embedding is None):
+            has = "no classes" if self.label_embedding is None else "classes"
+            raise ConfigError(f"class_labels is {class_labels!r:.40}, and the network has {has}")
+        if self.label_embedding is not None:
+            embedding = embedding + self.label_embedding(class_labels)
+        return super().forward(given, timestep, embedding, return_dict)

@@ -43,6 +43,7 @@ from alphabar.denoise._places import (
     to_share,
 )
 from alphabar.denoise._schedulers import check_beta, kind_of, scheduler_for
+from alphabar.denoise.conditions import Condition, described
 from alphabar.denoise.factories import Factory, check_allowed, save_weights
 from alphabar.denoise.files import finish, may_write, read_json, replaced_files
 from alphabar.errors import CheckpointError
@@ -53,10 +54,11 @@ __all__ = ["DESCRIPTION", "Pretrained", "check_labels", "check_place", "is_check
 
 NETWORKS = {
     "UNet2DModel": "diffusers",
+    "ConditionedUNet": "alphabar.denoise.networks",
     "GuidedUNet": "alphabar.denoise.networks",
     "LucidUNet": "alphabar.denoise.networks",
 }
-"""Networks that a folder may hold, all called with x_t, t and perhaps labels, and where they are defined."""
+"""Networks that a folder may hold, called with x_t, t, perhaps labels and conditions; and their modules."""
 
 ATTEMPTS = 5  # of reading a folder that another process is replacing
 
@@ -108,6 +110,11 @@ class Pretrained:
         return tuple(self.description.get("classes", map(str, range(count))))
 
     @property
+    def conditions(self) -> dict[str, Condition]:
+        """What it is told beside the label, by name."""
+        return described(self.description)
+
+    @property
     def learns_variance(self) -> bool:
         """Whether the network returns twice the channels of the image."""
         if self.factory:
@@ -152,10 +159,10 @@ def write(folder: str | Path, contents: Pretrained, *, also: Callable[[Path], ob
         )
     check_place(place)
     with replaced_files(place, DESCRIPTION) as draft:
-        described = (_write_own if contents.factory else _write_pipeline)(draft, contents)
-        Path(draft, DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        about = (_write_own if contents.factory else _write_pipeline)(draft, contents)
+        Path(draft, DESCRIPTION).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         if may_write(place, CARD, DESCRIPTION):
-            Path(draft, CARD).write_text(card(described, contents.network), encoding="utf-8")
+            Path(draft, CARD).write_text(card(about, contents.network), encoding="utf-8")
         if also is not None:
             also(draft)
     return place
@@ -224,22 +231,22 @@ def _written(place: Path) -> bytes:
 
 
 def _read(place: Path, prediction: str | Parameterisation | None, allowed: str | None) -> Pretrained:
-    described = read_description(place)
-    factory = Factory.described(described)
+    about = read_description(place)
+    factory = Factory.described(about)
     check_allowed(factory.consent if factory else None, allowed, place)
     if factory:
-        config = {"prediction_type": described.get("prediction")}
+        config = {"prediction_type": about.get("prediction")}
     else:
         config = read_json(part(place, "scheduler") / "scheduler_config.json")
     kind = kind_of(config) if prediction is None else prediction
     named(kind)
-    config = described.get("noise_schedule", config)
+    config = about.get("noise_schedule", config)
     check_beta(place, config)
     check_steps_of(config, place)
-    check_weights(place, described)
+    check_weights(place, about)
     network: Any = factory.load(place / WEIGHTS) if factory else _network(part(place, "unet"))
-    network.alphabar = described  # travels with the network, so that saving it again loses nothing
-    return Pretrained(network, NoiseSchedule.from_config(config), kind, described)
+    network.alphabar = about  # travels with the network, so that saving it again loses nothing
+    return Pretrained(network, NoiseSchedule.from_config(config), kind, about)
 
 
 def _network(folder: Path) -> Any:
@@ -290,6 +297,7 @@ def _description(contents: Pretrained, scheduler: str | None) -> dict[str, Any]:
         **({"latents": latents} if latents else {"value_range": [-1, 1]}),
         "shape": contents.shape,
         "classes": contents.classes,
+        "conditions": {name: condition.record() for name, condition in contents.conditions.items()},
         "training": to_share(contents.description.get("training", {})),
     }
 

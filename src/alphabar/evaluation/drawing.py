@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from alphabar.checks import check_count
 from alphabar.denoise import Denoise
+from alphabar.denoise.conditions import rows_of
 from alphabar.evaluation.evaluating import batches
 from alphabar.samplers import Sampler, sample, track
 from alphabar.training import Checkpoint, ImageData, to_uint8
@@ -23,6 +26,7 @@ def draw(
     guidance: float = 1.0,
     precision: str = "float32",
     seed: int = 0,
+    conditions: Mapping[str, Tensor] | None = None,
     what: str = "sampling",
 ) -> ImageData:
     """Return samples 0 … num−1 of a seed, with their labels where the network has classes.
@@ -37,6 +41,7 @@ def draw(
         guidance: how much the label counts; 1 as trained.
         precision: of the network's arithmetic, as of a :class:`~alphabar.Denoiser`.
         seed: of their noise.
+        conditions: (n, …) each that the network needs, which the samples go through in turn.
         what: the word before the progress bar.
 
     Raises:
@@ -50,7 +55,8 @@ def draw(
     for rows in track(share, len(share), what, shown=None if main else False, every=60.0):
         labels = trained.labels(len(rows), first=rows.start)
         given = None if labels is None else labels.to(device)
-        denoiser: Denoise = trained.guided(given, guidance, precision=precision)
+        told = {name: values.to(device) for name, values in rows_of(conditions or {}, rows).items()}
+        denoiser: Denoise = trained.guided(given, guidance, conditions=told, precision=precision)
         drawn: Tensor = sample(
             denoiser,
             (len(rows), *trained.shape),

@@ -114,7 +114,7 @@ def features_by_name(
 
 
 def _trained(asked: _Asked) -> Features:
-    images, labels = asked.data[range(len(asked.data))]
+    images, labels, _ = asked.data[range(len(asked.data))]
     kind = "turns" if labels is None else "classes"
     made = fitted(images, labels).to(asked.device)
     weights = hash_of(*made.state_dict().values())

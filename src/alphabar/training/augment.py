@@ -95,6 +95,8 @@ class Augmentation(NamedTuple):
     """Called with images, the amount, and (B,) numbers of each stream."""
     channels: frozenset[int] = frozenset()
     """The only numbers of channels that it has a meaning for; empty where for any."""
+    in_colour: bool = False
+    """Whether it changes values where they are, in place of moving them."""
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
@@ -103,22 +105,24 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "jitter": Augmentation(
         *(0.0, 0.0, 1.0, (streams.BRIGHTNESS, streams.CONTRAST, streams.SATURATION), jitter),
         channels=frozenset({1, 3}),
+        in_colour=True,
     ),
 }
 """By the name of their setting, in the order in which they change an image."""
 
 
-def augmented(x: Tensor, amounts: Any, uniform: Callable[[int], Tensor]) -> Tensor:
+def augmented(x: Tensor, amounts: Any, uniform: Callable[[int], Tensor], *, in_colour: bool = True) -> Tensor:
     """Return images as the settings change them.
 
     Args:
         x: (B, C, H, W) in [−1, 1].
         amounts: settings with a field of each name, such as a :class:`~alphabar.training.TrainConfig`.
         uniform: returns the numbers of a stream, (B,) in [0, 1].
+        in_colour: False for images that belong to those: they are moved alike, and keep their values.
     """
     for name, each in AUGMENTATIONS.items():
         amount = getattr(amounts, name)
-        if amount != each.nothing:
+        if amount != each.nothing and (in_colour or not each.in_colour):
             x = each.apply(x, amount, *map(uniform, each.streams))
     return x
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from alphabar.denoise import ClassifierFree, Clipped, Denoise, Denoiser, pretrained
+from alphabar.denoise.conditions import Condition, codes
 from alphabar.denoise.factories import Factory, digest_of
 from alphabar.denoise.pretrained import Pretrained, check_labels, check_place
 from alphabar.errors import CheckpointError, ConfigError, look_up
@@ -46,6 +47,8 @@ class Checkpoint:
     """What builds the network, where it is no diffusers model."""
     latents: Mapping[str, Any] = field(default_factory=dict)
     """What decodes its samples, where they are latents: ``vae``, ``sha256``, ``shift``, ``scale``."""
+    conditions: Mapping[str, Condition] = field(default_factory=dict)
+    """What the network is told beside the label, by name."""
 
     @property
     def can_be_saved(self) -> bool:
@@ -60,44 +63,68 @@ class Checkpoint:
         config = getattr(self.network, "config", None)
         return getattr(config, "out_channels", self.shape[0]) == 2 * self.shape[0]
 
-    def denoiser(self, labels: Tensor | None = None, *, precision: str = "float32") -> Denoiser:
-        """Return the network as a denoiser, for (B,) labels where it has classes.
+    def denoiser(
+        self,
+        labels: Tensor | None = None,
+        *,
+        conditions: Mapping[str, Tensor] | None = None,
+        precision: str = "float32",
+    ) -> Denoiser:
+        """Return the network as a denoiser.
+
+        Args:
+            labels: (B,) where it has classes.
+            conditions: (B, …) each that it was trained on, by name, in the units of its training data.
+            precision: of the network's arithmetic.
 
         Raises:
-            CheckpointError: labels for a network without classes, or none for one with.
+            CheckpointError: labels or conditions that the network does not know, or none where it needs them.
+            ShapeError, DataError, DtypeError: conditions of another shape, or no finite numbers.
             UnknownNameError: a precision that :class:`~alphabar.Denoiser` does not know.
         """
         check_labels(self.classes, labels)
-        return Denoiser(self.network, self.schedule, self.prediction, labels, precision)
+        told = codes(self.conditions, conditions)
+        return Denoiser(self.network, self.schedule, self.prediction, labels, precision, told)
 
     @property
     def can_be_guided(self) -> bool:
-        """Whether the network has classes and has learned to do without them as well."""
-        return bool(self.classes) and self.training.get("label_dropout") != 0
+        """Whether the network has classes or conditions, and has learned to do without them as well."""
+        return bool(self.classes or self.conditions) and not self._unlearned
+
+    @property
+    def _unlearned(self) -> list[str]:
+        """The settings by which it never was without its label or conditions."""
+        shares = {"label_dropout": self.classes, "condition_dropout": self.conditions}
+        return [name for name, has in shares.items() if has and self.training.get(name) == 0]
 
     def guided(
-        self, labels: Tensor | None = None, guidance: float = 1.0, *, precision: str = "float32"
+        self,
+        labels: Tensor | None = None,
+        guidance: float = 1.0,
+        *,
+        conditions: Mapping[str, Tensor] | None = None,
+        precision: str = "float32",
     ) -> Denoise:
         """Return the network as a denoiser that is led towards its labels, of images clipped to [−1, 1].
 
         Args:
             labels: (B,) where it has classes.
-            guidance: how much the labels count: 1 as trained, more for clearer and less varied pictures.
+            guidance: how much labels and conditions count: 1 as trained, more for clearer and less varied
+                pictures.
+            conditions: as of :meth:`denoiser`.
             precision: of the network's arithmetic.
 
         Raises:
-            ConfigError: guidance of a network that knows nothing without a label, or has no classes.
-            CheckpointError, UnknownNameError: as :meth:`denoiser`.
+            ConfigError: guidance of a network that knows nothing without a label or conditions, or has none.
+            CheckpointError, ShapeError, DataError, DtypeError, UnknownNameError: as :meth:`denoiser`.
         """
-        denoiser = self.denoiser(labels, precision=precision)
+        denoiser = self.denoiser(labels, conditions=conditions, precision=precision)
         if guidance == 1:
             return denoiser if self.latents else Clipped(denoiser)
         if not self.can_be_guided:
-            why = "was trained with label_dropout 0 and knows nothing without a label"
-            raise ConfigError(
-                f"guidance is {guidance}, but this network {why if self.classes else 'has no classes'}: "
-                "leave guidance at 1"
-            )
+            never = f"was trained with {' and '.join(self._unlearned)} 0 and knows nothing without a label"
+            why = never if self._unlearned else "has no classes and no conditions"
+            raise ConfigError(f"guidance is {guidance}, but this network {why}: leave guidance at 1")
         guided = ClassifierFree(denoiser, guidance, null_label=len(self.classes))
         return guided if self.latents else Clipped(guided)
 
@@ -108,9 +135,10 @@ class Checkpoint:
         code of a factory it is the name.
         """
         settings = asdict(self.factory) if self.factory else getattr(self.network, "config", {})
-        config = {k: v for k, v in settings.items() if not k.startswith("_")}
+        config = {k: v for k, v in settings.items() if not k.startswith("_") and k != "conditions"}
         described = (config, self.schedule.to_config(), named(self.prediction).name, self.shape, self.classes)
-        return digest_of(self.network, described)
+        told = sorted(self.conditions.items())
+        return digest_of(self.network, (*described, told) if told else described)
 
     def labels(self, count: int, names: Sequence[str] = (), *, first: int = 0) -> Tensor | None:
         """Return (count,) labels that go through the named classes in turn, by default all.
@@ -146,6 +174,7 @@ def save(folder: str | Path, checkpoint: Checkpoint, *, also: Callable[[Path], o
     """
     described: dict[str, Any] = {
         "classes": checkpoint.classes,
+        "conditions": {name: each.record() for name, each in checkpoint.conditions.items()},
         "shape": checkpoint.shape,
         "training": dict(checkpoint.training),
         "latents": dict(checkpoint.latents),
@@ -186,4 +215,5 @@ def _checkpoint(found: Pretrained) -> Checkpoint:
         *(found.network, found.schedule, found.prediction, found.shape, found.classes, training),
         factory=found.factory,
         latents=found.description.get("latents", {}),
+        conditions=found.conditions,
     )

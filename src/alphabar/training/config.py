@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from alphabar.checks import check_count, check_levels
+from alphabar.denoise.conditions import split_kind
 from alphabar.denoise.factories import check_name
 from alphabar.denoise.nets import NETS, check_width
 from alphabar.denoise.precision import PRECISIONS
@@ -55,6 +56,10 @@ class TrainConfig:
     """Whether the network is given the labels of the data."""
     label_dropout: float = 0.1
     """Share of labels that are withheld, so that the network also learns to do without."""
+    conditions: tuple[str, ...] = ()
+    """Columns of the data that the network is told, NAME or NAME:KIND: number, vector, embedding or image."""
+    condition_dropout: float = 0.1
+    """Share of images that all conditions are withheld from; each of several also alone in such a share."""
     flip: bool = False
     """Mirror every other image, where left and right mean the same."""
     crop: float = 1.0
@@ -160,8 +165,12 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} is {value!r}: it must be positive")
-        if not 0 <= self.label_dropout <= 1:
-            raise ConfigError(f"label_dropout is {self.label_dropout!r}: it must lie in [0, 1]")
+        for name in ("label_dropout", "condition_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}: it must lie in [0, 1]")
+        names = [split_kind(text)[0] for text in self.conditions]
+        if len(names) != len(set(names)):
+            raise ConfigError(f"conditions are {', '.join(names)}: give each once")
         check_augmentations(self)
         if not self.warmup >= 0:
             raise ConfigError(f"warmup is {self.warmup!r}: it must be at least 0")

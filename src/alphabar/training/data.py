@@ -47,10 +47,17 @@ REMEDY = " (repair it, remove it, or leave out all such images by skip_broken=Tr
 
 
 class Batch(NamedTuple):
-    """Images, uint8 (B, C, H, W), and their labels, int64 (B,), or ``None`` where they have none."""
+    """Images, uint8 (B, C, H, W), their labels, int64 (B,), or ``None`` without any, and their conditions."""
 
     images: Tensor
     labels: Tensor | None
+    conditions: Mapping[str, Tensor] = {}
+    """(B, …) each, in the units of the data."""
+
+    def rows(self, rows: slice | Sequence[int]) -> Batch:
+        """Return the batch of some of its images."""
+        labels = None if self.labels is None else self.labels[rows]
+        return Batch(self.images[rows], labels, {name: each[rows] for name, each in self.conditions.items()})
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,7 @@ class ImageData(Dataset[Batch]):
         unlabelled: why labels that are there cannot be used.
         source: what :func:`load_data` read them from; empty where it did not.
         latents: what decodes them, where they are latents and no images.
+        conditions: (N, …) each, numbers, vectors, embeddings or images, that a network may be told.
     """
 
     images: Tensor | _Encoded | Latents = field(repr=False)
@@ -126,13 +134,15 @@ class ImageData(Dataset[Batch]):
     unlabelled: str = field(default="", repr=False)
     source: str = field(default="", repr=False)
     latents: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    conditions: Mapping[str, Tensor | _Encoded] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return self.images.shape[0]
 
     def __getitem__(self, indices: Iterable[int]) -> Batch:
         part = self.subset(indices)
-        return Batch(part.images if isinstance(part.images, Tensor) else part.images.decode(), part.labels)
+        conditions = {name: _decoded(values) for name, values in part.conditions.items()}
+        return Batch(_decoded(part.images), part.labels, conditions)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -143,6 +153,13 @@ class ImageData(Dataset[Batch]):
     def tensor(self) -> Tensor | None:
         """All images, uint8 (N, C, H, W), if they are in memory, else ``None``."""
         return self.images if isinstance(self.images, Tensor) else None
+
+    @property
+    def held(self) -> Batch | None:
+        """All images with labels and conditions, if they are in memory, else ``None``."""
+        told = {name: values for name, values in self.conditions.items() if isinstance(values, Tensor)}
+        is_held = isinstance(self.images, Tensor) and len(told) == len(self.conditions)
+        return Batch(self.images, self.labels, told) if is_held else None  # type: ignore[arg-type]
 
     @property
     def block(self) -> int:
@@ -157,7 +174,12 @@ class ImageData(Dataset[Batch]):
             raise DataError(f"index is {indices!r:.60}: expected a list of integers < {len(self)}") from None
         labels = None if self.labels is None else self.labels[rows]
         source = self.source and f"{len(rows)} of {self.source}"
-        return replace(self, images=self.images[rows], labels=labels, source=source)
+        conditions = {name: values[rows] for name, values in self.conditions.items()}
+        return replace(self, images=self.images[rows], labels=labels, source=source, conditions=conditions)
+
+
+def _decoded(images: Tensor | _Encoded | Latents) -> Tensor:
+    return images if isinstance(images, Tensor) else images.decode()
 
 
 def load_data(
@@ -171,6 +193,7 @@ def load_data(
     progress: Progress = iter,
     image_column: str | None = None,
     label_column: str | None = None,
+    conditions: Sequence[str] = (),
 ) -> ImageData:
     """Load images, as squares of one size, from any of the forms of source below.
 
@@ -192,6 +215,8 @@ def load_data(
         progress: wraps the range of images that is being read, for instance to draw a bar.
         image_column: of a table; by default ``image``, or the first column of images.
         label_column: of a table; by default ``label``, or the first column of class labels.
+        conditions: columns of a table that a network is told: numbers, lists of them, or images, which are
+            given the size of the others.
 
     Raises:
         DataError: if the source or an image cannot be read, or ``size`` or ``channels`` is out of range.
@@ -203,20 +228,43 @@ def load_data(
     check_form(size, channels)
     if is_latents(source):
         return _latents(source, size, memory_limit)
-    store, labels, classes, unlabelled = read_columns(source, split, image_column, label_column)
+    store, labels, classes, unlabelled, columns = read_columns(
+        source, split, image_column, label_column, conditions
+    )
     encoded, skipped = _readable(store, progress) if skip_broken else (_Encoded(store, range(len(store))), {})
     count = len(encoded.rows)
     if not count:
         raise DataError(f"{source!r} holds no image that can be read, and {len(skipped)} that cannot")
     size = size or encoded.read(0, lambda picture: min(picture.size))
-    sample = range(count if count * size * size <= memory_limit else min(count, 64))
+    encoded = replace(encoded, size=size)
+    images = _opened(encoded, channels, memory_limit, progress)
+    labels = labels[encoded.rows] if skipped and labels is not None else labels
+    told = {
+        name: column[torch.as_tensor(encoded.rows)]
+        if isinstance(column, Tensor)
+        else _opened(replace(encoded, store=column), None, memory_limit, progress)
+        for name, column in columns.items()
+    }
+    return ImageData(images, labels, classes, skipped, unlabelled, source, conditions=told)
+
+
+def decoded(store: Store, shape: Sequence[int]) -> Tensor:
+    """Return all images of a store, uint8 (N, C, H, W), for a shape (C, H, W) with H = W."""
+    channels, size, *_ = shape
+    return _Encoded(store, range(len(store)), size, channels).decode()
+
+
+def _opened(
+    encoded: _Encoded, channels: int | None, memory_limit: int, progress: Progress
+) -> Tensor | _Encoded:
+    """Return images decoded, if they fit in memory, else as they are; grey if all that are looked at are."""
+    count = len(encoded.rows)
+    sample = range(count if count * encoded.size**2 <= memory_limit else min(count, 64))
     seen = [encoded.read(place, lambda picture: (picture.mode, picture.size)) for place in sample]
     grey = channels is None and all(mode in GREY for mode, _ in seen)
     _warn_of_crops(sum(width != height for _, (width, height) in seen), len(sample), count)
-    encoded = replace(encoded, size=size, channels=channels or (1 if grey else 3))
-    images = encoded.decode(progress) if encoded.shape.numel() <= memory_limit else encoded
-    labels = labels[encoded.rows] if skipped and labels is not None else labels
-    return ImageData(images, labels, classes, skipped, unlabelled, source)
+    encoded = replace(encoded, channels=channels or (1 if grey else 3))
+    return encoded.decode(progress) if encoded.shape.numel() <= memory_limit else encoded
 
 
 def _latents(source: str, size: int | None, memory_limit: int) -> ImageData:

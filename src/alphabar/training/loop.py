@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alphabar.denoise.conditions import split_kind
 from alphabar.errors import CheckpointError, DataError
 from alphabar.schedule import FAMILIES
 from alphabar.training.checkpoint import Checkpoint
@@ -159,5 +160,6 @@ def training_data(config: TrainConfig, *, progress: Progress = iter) -> ImageDat
         skip_broken=config.skip_broken,
         image_column=config.image_column,
         label_column=config.label_column,
+        conditions=[split_kind(text)[0] for text in config.conditions],
         progress=progress,
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from alphabar.denoise.conditions import Condition
 from alphabar.denoise.factories import Factory
 from alphabar.denoise.nets import NETS
 from alphabar.errors import ConfigError, MissingExtraError
@@ -47,6 +49,7 @@ def unet(
     width: int | None = None,
     classes: int = 0,
     out_channels: int | None = None,
+    conditions: Mapping[str, Sequence[int]] | None = None,
 ) -> nn.Module:
     """Return a U-Net for images of a shape, with attention at its lowest resolution if they exceed 8×8.
 
@@ -57,6 +60,7 @@ def unet(
         width: in place of channels, those of the first level, to which the others keep their ratio.
         classes: how many labels it takes; one more, the last, stands for "no label". 0: it takes none.
         out_channels: of what it returns; by default those of the image.
+        conditions: the shape of one code of each that it is told, by name.
 
     Raises:
         ConfigError: other data than images; a size that cannot be halved as often as there are levels; odd
@@ -79,7 +83,7 @@ def unet(
         raise ConfigError(f"channels {levels}: each must be a positive multiple of 8")
     plain = len(levels) - 1
     small = max(sides) <= 8  # attention over 4×4 places costs a third of the time and learns nothing
-    network: nn.Module = _unet2d()(
+    network: nn.Module = _unet2d(conditions or {})(
         sample_size=sides[0] if sides[0] == sides[1] else tuple(sides),
         in_channels=depth,
         out_channels=out_channels or depth,
@@ -134,26 +138,38 @@ def as_begun(config: TrainConfig, begun: TrainConfig) -> TrainConfig:
     return replace(config, **kept)
 
 
-def factory_of(config: TrainConfig, shape: tuple[int, ...], classes: int) -> Factory | None:
+def factory_of(
+    config: TrainConfig,
+    shape: tuple[int, ...],
+    classes: int,
+    conditions: Mapping[str, Condition] | None = None,
+) -> Factory | None:
     """Return what builds the network of a training; None for the U-Net of diffusers and what has no name."""
     if config.network in (UNET, GIVEN):
         return None
-    return Factory(config.network, shape, classes, VARIANCES[config.variance] * shape[0], config.width)
+    out_channels = VARIANCES[config.variance] * shape[0]
+    return Factory(config.network, shape, classes, out_channels, config.width, conditions or {})
 
 
-def new_network(config: TrainConfig, shape: tuple[int, ...], classes: int) -> nn.Module:
+def new_network(
+    config: TrainConfig,
+    shape: tuple[int, ...],
+    classes: int,
+    conditions: Mapping[str, Condition] | None = None,
+) -> nn.Module:
     """Return the network of a training as it begins, which depends on the seed.
 
     Args:
         config: the settings, as :func:`sized` returns them.
         shape: (C, …).
         classes: how many labels it takes, beside "no label".
+        conditions: what it is told beside the label, by name.
 
     Raises:
         ConfigError: settings of which no network can be built, or one that has no name.
         MissingExtraError: diffusers is not installed.
     """
-    if factory := factory_of(config, shape, classes):
+    if factory := factory_of(config, shape, classes, conditions):
         return factory.build(config.seed)
     if config.network == GIVEN:
         raise ConfigError("the network was handed to the training as it is: hand it over again, or name it")
@@ -161,7 +177,8 @@ def new_network(config: TrainConfig, shape: tuple[int, ...], classes: int) -> nn
         torch.manual_seed(config.seed)
         out_channels = VARIANCES[config.variance] * shape[0]
         options: dict[str, Any] = {"channels": config.channels, "width": config.width}
-        return unet(shape, **options, classes=classes, out_channels=out_channels)
+        shapes = {name: condition.code_shape for name, condition in (conditions or {}).items()}
+        return unet(shape, **options, classes=classes, out_channels=out_channels, conditions=shapes)
 
 
 def _chosen(shape: Sequence[int]) -> str:
@@ -186,9 +203,13 @@ def _default_widths(size: int) -> tuple[int, ...]:
     return next((widths for largest, widths in WIDTHS.items() if size <= largest), WIDTHS[max(WIDTHS)])
 
 
-def _unet2d() -> Any:
+def _unet2d(conditions: Mapping[str, Sequence[int]]) -> Any:
     try:
         from diffusers import UNet2DModel
     except ImportError:
         raise MissingExtraError("the U-Net", "train") from None
-    return UNet2DModel
+    if not conditions:
+        return UNet2DModel
+    from alphabar.denoise.networks import ConditionedUNet
+
+    return partial(ConditionedUNet, {name: list(conditions[name]) for name in sorted(conditions)})

@@ -69,10 +69,10 @@ def cores() -> int:
 
 def batches(data: ImageData, order: Order, device: torch.device) -> Iterator[Batch]:
     """Yield the batches on the device; data that fit in memory are moved there once, as bytes."""
-    if data.tensor is not None:
-        held, known = data.tensor.to(device), None if data.labels is None else data.labels.to(device)
+    if data.held is not None:
+        held = moved(data.held, device)
         for indices in order:
-            yield Batch(held[indices], None if known is None else known[indices])
+            yield held.rows(indices)
         return
     workers = min(4, cores())
     pinned = device.type == "cuda"
@@ -80,5 +80,12 @@ def batches(data: ImageData, order: Order, device: torch.device) -> Iterator[Bat
     loader = DataLoader(
         data, None, sampler=order, num_workers=workers, pin_memory=pinned, prefetch_factor=ahead
     )
-    for images, labels in loader:
-        yield Batch(images.to(device, non_blocking=True), None if labels is None else labels.to(device))
+    for batch in loader:
+        yield moved(batch, device)
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """Return a batch on a device."""
+    labels = None if batch.labels is None else batch.labels.to(device)
+    conditions = {name: values.to(device, non_blocking=True) for name, values in batch.conditions.items()}
+    return Batch(batch.images.to(device, non_blocking=True), labels, conditions)

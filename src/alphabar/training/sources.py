@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from glob import glob, has_magic
 from itertools import accumulate
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from alphabar.errors import DataError
+from alphabar.training.columns import is_numeric, numbers_of
 from alphabar.training.images import translated
 from alphabar.training.shards import Shards, indexed
 from alphabar.training.stores import Files, RowGroups, Store, Table
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from pyarrow import ChunkedArray, Schema
     from pyarrow import Table as ArrowTable
 
-__all__ = ["Columns", "read_columns"]
+__all__ = ["Columns", "read_columns", "read_conditions"]
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # a word alone is more likely a mistyped folder
@@ -39,6 +41,8 @@ class Columns(NamedTuple):
     classes: tuple[str, ...] | None = None
     unlabelled: str = ""
     """Why there are none, where there is a column of labels."""
+    conditions: Mapping[str, Tensor | Store] = {}
+    """(N, …) numbers, or images, by the names of their columns."""
 
 
 class Opened(NamedTuple):
@@ -51,7 +55,13 @@ class Opened(NamedTuple):
     """All of a column."""
 
 
-def read_columns(source: str, split: str, image: str | None = None, label: str | None = None) -> Columns:
+def read_columns(
+    source: str,
+    split: str,
+    image: str | None = None,
+    label: str | None = None,
+    conditions: Sequence[str] = (),
+) -> Columns:
     """Return the images and labels of a source.
 
     Args:
@@ -59,14 +69,13 @@ def read_columns(source: str, split: str, image: str | None = None, label: str |
         split: which part of a Hugging Face dataset.
         image: the column of the images; by default ``image``, or the first one of images.
         label: the column of the labels; by default ``label``, or the first one of class labels.
+        conditions: the columns of what a network is told.
 
     Raises:
         DataError: no such source, one that cannot be read, or one without such columns.
         MissingExtraError: a package that reads it is not installed.
     """
-    form, read = next((form, read) for form, fits, read in FORMS if fits(source))
-    with translated(f"{source!r}, taken for {form}, cannot be read"):
-        opened = read(source, split)
+    with _opening(source, split) as opened:
         known = (opened.schema.metadata or {}).get(b"huggingface", b"{}")
         features = json.loads(known).get("info", {}).get("features", {})
         typed = {kind["_type"]: name for name, kind in reversed(features.items()) if "_type" in kind}
@@ -75,10 +84,41 @@ def read_columns(source: str, split: str, image: str | None = None, label: str |
         label = _column(names, label, "label", typed.get("ClassLabel"), "--label-column")
         if image is None:
             raise ValueError(f"it has no column 'image', only {', '.join(names)}: name one by --image-column")
-        images = opened.images(image)
+        told = {name: _condition(opened, name) for name in conditions}
+        found = Columns(opened.images(image), conditions=told)
         if label is None:
-            return Columns(images)
-        return Columns(images, *_labelled(opened.values(label), features.get(label, {}).get("names")))
+            return found
+        names = features.get(label, {}).get("names")
+        labels, classes, unlabelled = _labelled(opened.values(label), names)
+        return found._replace(labels=labels, classes=classes, unlabelled=unlabelled)
+
+
+def read_conditions(source: str, names: Sequence[str]) -> dict[str, Tensor | Store]:
+    """Return those columns of a source that it has; errors as of :func:`read_columns`."""
+    with _opening(source, "train") as opened:
+        return {name: _condition(opened, name) for name in names if name in opened.schema.names}
+
+
+@contextmanager
+def _opening(source: str, split: str) -> Iterator[Opened]:
+    form, read = next((form, read) for form, fits, read in FORMS if fits(source))
+    with translated(f"{source!r}, taken for {form}, cannot be read"):
+        yield read(source, split)
+
+
+def _condition(opened: Opened, name: str) -> Tensor | Store:
+    """Return a column of numbers, or of lists of them, as a tensor, and one of images as their store."""
+    from pyarrow import types
+
+    _column(opened.schema.names, name, "", None, "--condition")
+    kind = opened.schema.field(name).type
+    if is_numeric(kind):
+        return numbers_of(opened.values(name), name)
+    if types.is_struct(kind) or types.is_binary(kind) or types.is_large_binary(kind):
+        return opened.images(name)
+    raise ValueError(
+        f"its column {name!r} holds {kind}: a condition is a number, a list of them, or an image"
+    )
 
 
 def _column(names: list[str], given: str | None, usual: str, typed: str | None, flag: str) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "BRIGHTNESS",
+    "CONDITION",
     "CONTRAST",
     "CROP_LEFT",
     "CROP_SIDE",
@@ -22,3 +23,5 @@ __all__ = [
 
 NOISE, TIMESTEP, DROPOUT, FLIP, ORDER = range(1 << 30, (1 << 30) + 5)
 CROP_SIDE, CROP_TOP, CROP_LEFT, BRIGHTNESS, CONTRAST, SATURATION = range(ORDER + 1, ORDER + 7)
+CONDITION = (1 << 30) + (1 << 20)
+"""Of the first condition; the others follow."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from alphabar.denoise import network_output
+from alphabar.denoise.conditions import Condition
 from alphabar.denoise.factories import Factory, check_call
 from alphabar.denoise.precision import autocast, precision_on
 from alphabar.errors import CheckpointError, ConfigError, NoAnswerError
@@ -22,6 +23,7 @@ from alphabar.training.attention import WrittenOut
 from alphabar.training.augment import check_augmentations
 from alphabar.training.averages import Averages, Profile, exponential, parse_profile
 from alphabar.training.checkpoint import Checkpoint
+from alphabar.training.conditions import measured
 from alphabar.training.config import TrainConfig
 from alphabar.training.data import Batch, ImageData
 from alphabar.training.draw import Draw, Examples
@@ -56,6 +58,7 @@ class Trainer:
     objective: Objective
     shape: tuple[int, ...]
     classes: tuple[str, ...]
+    conditions: Mapping[str, Condition]
     factory: Factory | None
     """What builds the network, where it is no diffusers model."""
     images: int
@@ -85,12 +88,12 @@ class Trainer:
         accelerator: Any,
     ) -> Trainer:
         """Build everything as it is before the first update; arguments and errors as of ``train``."""
-        classes = _classes(config, data)
+        classes, conditions = _classes(config, data), measured(config, data)
         shape, device = data.shape, accelerator.device
         check_augmentations(config, shape, are_latents=bool(data.latents))
         part = share_of(config.batch_size, config.accumulate, accelerator) // config.accumulate
-        factory = factory_of(config, shape, len(classes))
-        bare = network or new_network(config, shape, len(classes))
+        factory = factory_of(config, shape, len(classes), conditions)
+        bare = network or new_network(config, shape, len(classes), conditions)
         if factory:
             _check_own(bare, factory, objective, device, is_given=network is not None)
         template = copy.deepcopy(bare).cpu()
@@ -99,11 +102,11 @@ class Trainer:
         )
         model, holder, optimizer = prepare(bare, optimizer, accelerator)
         return cls(
-            *(config, accelerator, schedule, objective, shape, classes, factory, len(data), data.latents),
-            template,
+            *(config, accelerator, schedule, objective, shape, classes, conditions),
+            *(factory, len(data), data.latents, template),
             torch.compile(model) if config.compile else model,
             *(holder, optimizer, Averages(holder, _profiles(config))),
-            Draw(config, len(classes), schedule.log_snr.to(device)),
+            Draw(config, len(classes), schedule.log_snr.to(device), conditions),
             torch.empty(2, part, *shape, device=device),
         )
 
@@ -128,7 +131,13 @@ class Trainer:
 
     def state(self, step: int, seconds: float) -> TrainState:
         """Return where the run stands, its tensors as they are, not copied."""
-        data = {"images": self.images, "shape": list(self.shape), "classes": list(self.classes)}
+        told = {name: condition.record() for name, condition in self.conditions.items()}
+        data = {
+            "images": self.images,
+            "shape": list(self.shape),
+            "classes": list(self.classes),
+            "conditions": told,
+        }
         data |= {"latents": self.latents["sha256"]} if self.latents else {}
         tensors = live_tensors(self.network, self.optimizer, self.averages)
         return TrainState(step, seconds, self.config, data, tensors)
@@ -144,6 +153,7 @@ class Trainer:
             *(made, self.schedule, self.config.prediction, self.shape, self.classes, asdict(self.config)),
             factory=self.factory,
             latents=self.latents,
+            conditions=self.conditions,
         )
 
     def update(self, step: int, batch: Batch, first: int, rate: float) -> Update:
@@ -176,12 +186,12 @@ class Trainer:
         return Update(value, torch.cat(losses), torch.cat(levels), norm)
 
     def _losses(self, examples: Examples) -> Tensor:
-        x_0, noise, t, labels = examples
+        x_0, noise, t, labels, conditions = examples
         given, at = self.objective.ask(x_0, noise, t, out=self.buffers[1])
         device, precision = self.accelerator.device, self.config.precision
         is_slow = device.type == "cpu" and precision_on(device, precision) == "bfloat16"
         with autocast(device, precision), WrittenOut() if is_slow else nullcontext():
-            output = network_output(self.model, given, at, labels)
+            output = network_output(self.model, given, at, labels, conditions)
         return self.objective.losses(output, x_0, noise, t)
 
 
@@ -190,10 +200,9 @@ def _profiles(config: TrainConfig) -> list[Profile]:
 
 
 def _parts(batch: Batch, count: int) -> Iterator[Batch]:
-    images, labels = batch
-    size = len(images) // count
-    for at in range(0, len(images), size):
-        yield Batch(images[at : at + size], None if labels is None else labels[at : at + size])
+    size = len(batch.images) // count
+    for at in range(0, len(batch.images), size):
+        yield batch.rows(slice(at, at + size))
 
 
 @contextmanager
@@ -226,8 +235,11 @@ def _check_own(
     x, t = torch.zeros(2, *factory.shape, device=device), torch.zeros(2, dtype=torch.int64, device=device)
     labels = torch.tensor([0, factory.classes], device=device) if factory.classes else None
     options = {} if labels is None else {"class_labels": labels}
-    check_call(f"what {factory.name} builds", network.forward, x, t, **options)
+    codes = {
+        name: torch.zeros(2, *each.code_shape, device=device) for name, each in factory.conditions.items()
+    }
+    check_call(f"what {factory.name} builds", network.forward, x, t, **options, **codes)
     copied = copy.deepcopy(network).to(device).eval()
     with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         given, time = objective.ask(x, x, t)
-        objective.losses(network_output(copied, given, time, labels), x, x, t)
+        objective.losses(network_output(copied, given, time, labels, codes), x, x, t)
