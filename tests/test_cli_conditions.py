@@ -11,10 +11,14 @@ from cases import check_error
 from PIL import Image
 from pyarrow import parquet
 
-from alphabar.cli import main
+from alphabar import DDPM, Clipped, Heun
+from alphabar.cli import fitting, main, sweeping
 from alphabar.errors import ConfigError, DataError
-from alphabar.training import load, load_data
+from alphabar.evaluation import bits_per_dimension, draw, split
+from alphabar.samplers import end_points
+from alphabar.training import load, load_data, to_unit
 from alphabar.training.conditions import load_conditions
+from alphabar.training.permutation import permuted
 
 OWN = "own_networks:Told"
 N = 12
@@ -171,6 +175,7 @@ ALL = ("--condition", "ink=100", "--condition", "place=1,2,3", "--condition", "l
         ((*ALL[:4], "--condition", "low=none.png"), "none.png"),
         ((*ALL[:4], "--conditions", "none.npz"), "none.npz cannot be read"),
         ((*ALL[:4], "--conditions", "low.png"), "low.png"),
+        ((*ALL, "--conditions", "data.parquet"), "data.parquet has no column of a condition: leave it out"),
     ],
 )
 def test_conditions_that_do_not_fit_are_one_line_that_says_what_would(arguments, says, here, run, capsys):
@@ -194,8 +199,69 @@ def test_a_run_is_resumed_with_its_conditions_and_other_commands_say_that_they_t
     assert main(["train", "run", "--resume", "--network", OWN, "--steps", "4", "--condition", "ink"]) == 2
     assert "begun with" in capsys.readouterr().err
     assert main(["edit", "run", "low.png", "--network", OWN, "--steps", "2", "--num", "1", *ALL]) == 0
-    assert main(["export", "run", "chain.pt2", "--network", OWN]) == 2
+    for command in (["export", "run", "chain.pt2"], ["explore", "run"]):
+        assert main([*command, "--network", OWN]) == 2
+        assert "is told conditions, ink (a number, " in capsys.readouterr().err
+
+
+def test_the_likelihood_of_images_is_that_under_their_own_conditions(here, run):
+    asked = ["--data", "data.parquet", "--method", "bound", "--num", "5", "--steps", "3", "--seed", "3"]
+    assert main(["likelihood", "run", "--network", OWN, *asked, "--json", "found.json"]) == 0
+    data = load_data("data.parquet", conditions=("ink", "place", "low"))
+    images, _, told = data[permuted(torch.arange(5), N, seed=3)]
+    denoiser = Clipped(load("run", network=OWN).denoiser(conditions=told))
+    expected = bits_per_dimension(denoiser, to_unit(images), DDPM(3), seed=3)
+    found = json.loads((here / "found.json").read_text())["bound"]["each"]
+    assert found == pytest.approx(expected.each.tolist(), rel=1e-6)
+
+
+def test_samples_of_a_sweep_are_told_what_the_real_images_beside_them_are(here, run, monkeypatch):
+    parquet.write_table(pa.concat_tables([pa.table(COLUMNS)] * 4), "four.parquet")
+    (here / "own_means.py").write_text("def means(images):\n    return images.float().mean((2, 3))\n")
+    told = []
+    monkeypatch.setattr(
+        sweeping,
+        "draw",
+        lambda *a, conditions, **k: told.append(conditions) or draw(*a, conditions=conditions, **k),
+    )
+    asked = ["--samplers", "ddim", "--evals", "2", "--num", "20", "--features", "own_means:means"]
+    assert main(["sweep", "run", "--network", OWN, "--data", "four.parquet", *asked]) == 0
+    real, _ = split(load_data("four.parquet", conditions=("ink", "place", "low")), 20)
+    assert all(torch.equal(told[0][name], each) for name, each in real[range(20)].conditions.items())
+    protocol = json.loads((here / "run/sweep.json").read_text())["protocol"]
+    assert set(protocol["conditions"]) == {"ink", "place", "low"}
+
+
+def test_a_table_is_fitted_to_chains_with_the_conditions_that_are_given(here, run, monkeypatch, capsys):
+    for name, batches in {"FITTED": 2, "HELD_OUT": 1, "REPORTED": 1}.items():
+        monkeypatch.setattr(fitting, name, batches)
+    told = []
+    monkeypatch.setattr(
+        fitting,
+        "end_points",
+        lambda denoiser, *a, **k: told.append(denoiser) or end_points(denoiser, *a, teacher=Heun(4), **k),
+    )
+    asked = ["fit", "run", "--network", OWN, "--evals", "2", "--batch-size", "2", "--updates", "1"]
+    assert main(asked) == 2
     assert "missing: this network needs ink" in capsys.readouterr().err
+    assert main([*asked, *ALL]) == 0
+    codes = told[0].denoiser.conditions
+    expected = load("run", network=OWN).conditions["place"].code(torch.tensor([[1.0, 2.0, 3.0]] * 2))
+    assert torch.equal(codes["place"], expected)
+
+
+@pytest.mark.parametrize("network", ["unet", OWN])
+def test_the_lines_of_a_card_give_conditions_and_sample(network, here):
+    told = ["--condition", "ink", "--condition", "low", "--network", network]
+    width = ["--width", "8"] if network == "unet" else []
+    small = ["--steps", "1", "--batch-size", "4", "--precision", "float32", "--out", "carded", "--overwrite"]
+    assert main(["train", "data.parquet", *told, *width, *small]) == 0
+    text = (here / "carded/README.md").read_text("utf-8")
+    assert "| conditions | ink (a number, " in text
+    assert "--conditions WANTED.npz" in text
+    names = {}
+    exec(text.partition("```python\n")[2].partition("```")[0].replace("PLACE", "carded"), names)
+    assert names["images"].shape == (16, 1, 8, 8)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from alphabar.denoise.conditions import Condition, codes, described, rows_of, sp
 from alphabar.denoise.factories import Factory
 from alphabar.denoise.networks import ConditionedUNet
 from alphabar.errors import CheckpointError, ConfigError, DataError, DtypeError, ShapeError, UnknownNameError
+from alphabar.samplers import export_chain
 from alphabar.training import ImageData, TrainConfig, kept, load, save, train
 from alphabar.training.data import Batch
 from alphabar.training.draw import Draw
@@ -238,6 +239,17 @@ def test_guidance_withholds_the_conditions_for_the_second_estimate(scale, t):
     withheld = replace(denoiser, conditions={"c": torch.zeros(5, 2, dtype=F64)})
     expected = scale * denoiser(x, t).x_0 + (1 - scale) * withheld(x, t).x_0
     assert torch.allclose(ClassifierFree(denoiser, scale)(x, t).x_0, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_chain_with_conditions_is_not_exported(tmp_path):
+    network = Factory("unet_2d", (1, 8, 8), classes=0, out_channels=1, width=8, conditions=CONDITIONS).build()
+    told = codes(CONDITIONS, rows_of(TOLD, range(2)))
+    denoiser = Denoiser(network, COSINE, "sample", conditions=told)
+    check_error(
+        lambda: export_chain(denoiser, (1, 8, 8), DDIM(2), tmp_path / "a.pt2"),
+        ConfigError,
+        "is told width, place",
+    )
 
 
 def test_labels_and_conditions_are_withheld_together():

@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
+from tyro.conf import UseAppendAction
 
+from alphabar.cli._opening import Opening
 from alphabar.denoise.conditions import Condition, codes, needs
 from alphabar.errors import CheckpointError, ConfigError
-from alphabar.training import read_image
+from alphabar.training import Checkpoint, read_image
 from alphabar.training.conditions import load_conditions
 
-__all__ = ["digests", "given"]
+__all__ = ["Told", "digests", "given"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told(Opening):
+    """A command that opens a run and says what its network is told."""
+
+    condition: Annotated[tuple[str, ...], UseAppendAction] = ()
+    """What the network is told, NAME=VALUE: a number, those of a vector with commas between, or a picture."""
+    conditions: Path | None = None
+    """A file of what it is told, .npz or .parquet, with a row a sample, in turn."""
+
+    def told(self, loaded: Checkpoint) -> dict[str, Tensor]:
+        """Return the conditions that were given, (n, …) each; errors as of :func:`given`."""
+        return given(loaded.conditions, self.condition, self.conditions)
 
 
 def given(conditions: Mapping[str, Condition], texts: Sequence[str], file: Path | None) -> dict[str, Tensor]:
@@ -28,7 +46,7 @@ def given(conditions: Mapping[str, Condition], texts: Sequence[str], file: Path 
 
     Raises:
         CheckpointError: conditions that are missing, or that the network does not know.
-        ConfigError: what is no such value.
+        ConfigError: what is no such value; a file that has no condition that is missing.
         DataError, ShapeError: a file that cannot be read, or values that do not fit.
     """
     named = dict(_split(text, conditions) for text in texts)
@@ -36,6 +54,8 @@ def given(conditions: Mapping[str, Condition], texts: Sequence[str], file: Path 
         raise ConfigError("a condition is given twice: give several values with commas between, or a file")
     wanted = [name for name in conditions if name not in named]
     found = load_conditions(str(file), {name: conditions[name] for name in wanted}) if file else {}
+    if file and not found:
+        raise ConfigError(f"{file} has no column of {', '.join(wanted) or 'a condition'}: leave it out")
     told = {**found, **{name: _value(name, text, conditions[name]) for name, text in named.items()}}
     codes(conditions, told)
     return told

@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from alphabar.denoise.conditions import needs
 from alphabar.errors import ConfigError
 from alphabar.training import Checkpoint, checkpoint
 
@@ -20,17 +21,25 @@ class Opening:
     """Of a run with a network of your own, the code that builds it and may be run, package.module:factory; it
     is looked for in the current folder first."""
 
-    def opened(self, run: str | Path, *, takes_latents: bool = False) -> Checkpoint:
+    def opened(
+        self, run: str | Path, *, takes_latents: bool = False, takes_conditions: bool = True
+    ) -> Checkpoint:
         """Return what a run holds; arguments and errors as of :func:`alphabar.training.load`.
 
         Raises:
-            ConfigError: a run on latents, for a command that works on images.
+            ConfigError: a run on latents, for a command that works on images; one with conditions, for a
+                command that cannot give them.
         """
         if self.network is not None:
             import_from_here()
         loaded = checkpoint.load(run, network=self.network)
         if loaded.latents and not takes_latents:
             raise ConfigError(f"{run} makes latents, not images: draw pictures from it by alphabar sample")
+        if loaded.conditions and not takes_conditions:
+            raise ConfigError(
+                f"{run} is told conditions, {needs(loaded.conditions)}, and this command gives none: draw "
+                "from it by alphabar sample"
+            )
         return loaded
 
 

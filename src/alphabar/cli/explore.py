@@ -58,7 +58,7 @@ class Explore(Opening):
         place = self.run or (str(DEMO) if (DEMO / "alphabar.json").is_file() else None)
         trained = None
         if place is not None:
-            trained = self.opened(place)
+            trained = self.opened(place, takes_conditions=False)
             trained.network.to(device())
         return Page(album, Run(trained, config), self.lang)
 

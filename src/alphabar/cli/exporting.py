@@ -30,7 +30,7 @@ class Export(Chain):
 
     def __call__(self) -> None:
         """Write the file, and print what it takes."""
-        loaded = self.opened(self.run, takes_latents=True)
+        loaded = self.opened(self.run, takes_latents=True, takes_conditions=False)
         denoiser = loaded.guided(loaded.labels(1), self.guidance)
         found = export_chain(denoiser, loaded.shape, self._sampler(loaded), self.out, batch=self.batch)
         wrote(self.out, _described(found))

@@ -16,8 +16,9 @@ from tyro.conf import Positional
 
 from alphabar.checks import check_count
 from alphabar.cli._arguments import check_memory, check_seed, counts, device, readable, wrote
-from alphabar.cli._opening import Opening
+from alphabar.cli._conditions import Told
 from alphabar.denoise import Denoise
+from alphabar.denoise.conditions import rows_of
 from alphabar.denoise.files import check_writable, digest
 from alphabar.errors import ConfigError
 from alphabar.samplers import Distance, EndPoints, FittedTable, end_points, fitted_to, hand_made, ranked
@@ -31,7 +32,7 @@ MORE = 1.5  # evaluations of hand-made tables that are shown for comparison
 
 @readable
 @dataclass(frozen=True, kw_only=True)
-class Fit(Opening):
+class Fit(Told):
     """Fit sampling tables of few evaluations to a trained network, in minutes each.
 
     alphabar sample RUN --sampler fitted takes them.
@@ -93,11 +94,13 @@ class Fit(Opening):
         wrote(tables_of(self.run), f"{len(wanted)} tables: alphabar sample {self.run} --sampler fitted")
 
     def _denoiser(self, loaded: Checkpoint) -> Denoise:
-        """Return the network with the labels of a batch, spread over all classes."""
+        """Return the network with the labels of a batch, spread over all classes, and its conditions."""
         classes, labels = len(loaded.classes), None
         if classes:
             labels = (torch.arange(self.batch_size) * classes // self.batch_size).to(device())
-        return loaded.guided(labels, self.guidance)
+        told = rows_of(self.told(loaded), range(self.batch_size))
+        there = {name: values.to(device()) for name, values in told.items()}
+        return loaded.guided(labels, self.guidance, conditions=there)
 
 
 def tables_of(run: str) -> Path:

@@ -20,7 +20,7 @@ import alphabar
 from alphabar.checks import check_count
 from alphabar.cli._arguments import check_json, check_memory, check_seed, device, one_of, readable, wrote
 from alphabar.cli._opening import Opening
-from alphabar.denoise import Clipped
+from alphabar.denoise import Clipped, Denoiser
 from alphabar.denoise.files import whole_file
 from alphabar.errors import ConfigError, look_up
 from alphabar.evaluation import Bound, FlowBits, bits_per_dimension, flow_bits_per_dimension, joined
@@ -29,6 +29,7 @@ from alphabar.samplers import DDPM, track
 from alphabar.samplers.ddpm import VARIANCES
 from alphabar.schedule import levels_at
 from alphabar.training import Checkpoint, ImageData, load_data, to_unit
+from alphabar.training.order import moved
 from alphabar.training.permutation import permuted
 
 __all__ = ["Likelihood"]
@@ -39,7 +40,7 @@ BAND = 3  # of log-SNR, in one line of the printed terms
 LEVEL = 100  # numbers that a step of the flow needs for its levels, about
 EVERY = 60.0  # seconds between lines in a log
 
-Estimator = Callable[[Tensor, Tensor | None, int], Any]
+Estimator = Callable[[Denoiser, Tensor, int], Any]
 
 
 @readable
@@ -55,7 +56,8 @@ class Likelihood(Opening):
     run: Positional[str]
     """A folder that ``alphabar train`` or diffusers wrote, or the name of a pipeline on the hub."""
     data: str
-    """Images, best ones that the network has not seen: whatever ``alphabar train`` takes."""
+    """Images, best ones that the network has not seen: whatever ``alphabar train`` takes; of a run with
+    conditions their columns are what it is told."""
     split: str = "train"
     """Which part of a Hugging Face dataset."""
     image_column: str | None = None
@@ -124,6 +126,7 @@ class Likelihood(Opening):
             split=self.split,
             image_column=self.image_column,
             label_column=self.label_column,
+            conditions=tuple(loaded.conditions),
         )
         places = torch.arange(min(self.num, len(data)))
         return data.subset(permuted(places, len(data), seed=self.seed).tolist())
@@ -136,9 +139,9 @@ class Likelihood(Opening):
         sampler = self._sampler(loaded)
         sampler.plan(loaded.schedule)  # what does not fit is said before there is work
 
-        def bound(x_0: Tensor, labels: Tensor | None, first: int) -> Bound:
-            denoiser, terms = Clipped(loaded.denoiser(labels)), self.evaluations
-            return bits_per_dimension(denoiser, x_0, sampler, evaluations=terms, seed=self.seed, first=first)
+        def bound(denoiser: Denoiser, x_0: Tensor, first: int) -> Bound:
+            options: dict[str, Any] = {"evaluations": self.evaluations, "seed": self.seed, "first": first}
+            return bits_per_dimension(Clipped(denoiser), x_0, sampler, **options)
 
         return bound
 
@@ -146,11 +149,9 @@ class Likelihood(Opening):
         check_memory(LEVEL * self.flow_steps, f"a flow of {self.flow_steps} steps (--flow-steps)")
         flow_levels(loaded.schedule, self.flow_steps)
 
-        def flow(x_0: Tensor, labels: Tensor | None, first: int) -> FlowBits:
-            denoiser, steps = loaded.denoiser(labels), self.flow_steps
-            return flow_bits_per_dimension(
-                denoiser, x_0, steps, probes=self.probes, seed=self.seed, first=first
-            )
+        def flow(denoiser: Denoiser, x_0: Tensor, first: int) -> FlowBits:
+            options: dict[str, Any] = {"probes": self.probes, "seed": self.seed, "first": first}
+            return flow_bits_per_dimension(denoiser, x_0, self.flow_steps, **options)
 
         return flow
 
@@ -162,9 +163,10 @@ class Likelihood(Opening):
         for start in track(
             starts, len(starts), f"{name}, {self.batch_size} images", shown=shown, every=EVERY
         ):
-            images, labels, _ = data[range(start, min(start + self.batch_size, len(data)))]
-            given = None if numbers is None or labels is None else numbers[labels].to(device())
-            parts.append(estimate(to_unit(images).to(device()), given, start))
+            batch = moved(data[range(start, min(start + self.batch_size, len(data)))], device())
+            given = None if numbers is None or batch.labels is None else numbers.to(device())[batch.labels]
+            denoiser = loaded.denoiser(given, conditions=batch.conditions)
+            parts.append(estimate(denoiser, to_unit(batch.images), start))
         return joined(parts)
 
     def _record(self, loaded: Checkpoint, data: ImageData) -> dict[str, Any]:

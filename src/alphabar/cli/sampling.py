@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import torch
 from torch import Tensor
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Positional, arg
 
 from alphabar.checks import check_count
 from alphabar.cli import plots
@@ -26,7 +26,7 @@ from alphabar.cli._arguments import (
     readable,
     wrote,
 )
-from alphabar.cli._conditions import digests, given
+from alphabar.cli._conditions import Told, digests
 from alphabar.cli._decoding import decoder
 from alphabar.cli._forms import FORMS
 from alphabar.cli._opening import Opening
@@ -64,13 +64,9 @@ class _Run(Opening):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _FromRun(_Run):
+class _FromRun(_Run, Told):
     precision: str = one_of(PRECISIONS, "auto")
     """Of the network's arithmetic; auto is bfloat16 where the processor has it. The rest is in float32."""
-    condition: Annotated[tuple[str, ...], UseAppendAction] = ()
-    """What the network is told, NAME=VALUE: a number, those of a vector with commas between, or a picture."""
-    conditions: Path | None = None
-    """A file of what it is told, .npz or .parquet, with a row a sample, in turn."""
     compile: bool = False
     """Compile the network, which takes minutes: then steps are faster, on a GPU by CUDA graphs."""
 
@@ -175,7 +171,7 @@ class Sample(Sampled):
             spacing=self.spacing,
             guidance=self.guidance,
             classes=list(self.label or loaded.classes),
-            conditions=digests(given(loaded.conditions, self.condition, self.conditions)),
+            conditions=digests(self.told(loaded)),
             seed=self.seed,
             precision=precision_on(device(), self.precision),
             compile=self.compile,
@@ -191,7 +187,7 @@ class Sample(Sampled):
         def labels(block: range) -> Tensor | None:
             return loaded.labels(len(block), self.label, first=block.start)
 
-        told = given(loaded.conditions, self.condition, self.conditions)
+        told = self.told(loaded)
         self._denoiser(loaded, labels(range(1)), rows_of(told, range(1)))
         sampler.plan(loaded.schedule)
 
@@ -223,7 +219,7 @@ class _Edited(_FromRun):
     def _labelled(self, loaded: Checkpoint, count: int) -> Denoise:
         if self.label is None and self.guidance != 1 and loaded.classes:
             raise ConfigError(f"guidance is {self.guidance}, but towards which class? Add --label")
-        told = rows_of(given(loaded.conditions, self.condition, self.conditions), range(count))
+        told = rows_of(self.told(loaded), range(count))
         if self.label is None and loaded.classes:
             return self._denoiser(loaded, torch.full((count,), len(loaded.classes)), told)
         return self._denoiser(loaded, loaded.labels(count, () if self.label is None else (self.label,)), told)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from tyro.conf import Positional
 
 from alphabar.checks import check_count
@@ -22,6 +23,7 @@ from alphabar.cli._arguments import (
     readable,
     wrote,
 )
+from alphabar.cli._conditions import digests
 from alphabar.cli._opening import Opening, import_from_here
 from alphabar.cli._samples import processes
 from alphabar.cli.fitting import digest_of, own_table, place_of
@@ -62,7 +64,7 @@ class Sweep(Opening):
     run: Positional[str]
     """A folder that alphabar train or diffusers wrote, or the name of a pipeline on the hub."""
     data: str
-    """Real images, given as for train."""
+    """Real images, given as for train; of a run with conditions their columns are what it is told."""
     samplers: tuple[str, ...] = one_of(REGISTRY, ("ddim", "dpm", "unipc", "heun"))
     """Which to try."""
     evals: str = "4,5,6,8,10,20,50"
@@ -97,7 +99,9 @@ class Sweep(Opening):
         loaded = replace(loaded, network=loaded.network.to(device()))
         samplers = self._planned(loaded, tried)
         channels, size, _ = loaded.shape
-        real, reference = split(load_data(self.data, size=size, channels=channels), self.num)
+        data = load_data(self.data, size=size, channels=channels, conditions=tuple(loaded.conditions))
+        real, reference = split(data, self.num)
+        told = real[range(len(real))].conditions
         import_from_here()
         features = features_by_name(self.features, reference, weights=self.weights, device=device())
         known = features_of(reference, features, "reference")
@@ -105,11 +109,11 @@ class Sweep(Opening):
         def distance(images: ImageData) -> Interval:
             return interval_of(frechet_without(features_of(images, features), known), POSITIVE)
 
-        protocol, of_real = self._protocol(loaded, features, reference), distance(real)
+        protocol, of_real = self._protocol(loaded, features, reference, told), distance(real)
         found = _read(place, protocol)
         for (name, count), sampler in samplers.items():
             if (name, count) not in found:
-                drawn, seconds = self._draw(loaded, sampler, f"{name} {count}")
+                drawn, seconds = self._draw(loaded, sampler, told, f"{name} {count}")
                 found[name, count] = Found(seconds, distance(drawn))
                 if is_main():
                     _write(place, protocol, found, of_real)
@@ -146,7 +150,9 @@ class Sweep(Opening):
             return f"fitted {digest_of(self.run, count)}", own_table(self.run, loaded, count, self.guidance)
         return name, REGISTRY[name].with_evaluations(count, self.spacing)
 
-    def _draw(self, loaded: Checkpoint, sampler: Sampler, what: str) -> tuple[ImageData, float]:
+    def _draw(
+        self, loaded: Checkpoint, sampler: Sampler, told: Mapping[str, Tensor], what: str
+    ) -> tuple[ImageData, float]:
         """Return samples, and the seconds of each."""
         began = time.perf_counter()
         drawn = draw(
@@ -154,12 +160,16 @@ class Sweep(Opening):
             guidance=self.guidance,
             precision=self.precision,
             seed=self.seed,
+            conditions=told,
             what=what,
         )
         return drawn, (time.perf_counter() - began) / self.num
 
-    def _protocol(self, loaded: Checkpoint, features: Features, reference: ImageData) -> dict[str, Any]:
+    def _protocol(
+        self, loaded: Checkpoint, features: Features, reference: ImageData, told: Mapping[str, Tensor]
+    ) -> dict[str, Any]:
         return {
+            **({"conditions": digests(told)} if told else {}),
             "run": loaded.digest(),
             "num": self.num,
             "seed": self.seed,

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import starmap
 from typing import Any
 
 from torch import nn
 
+from alphabar.denoise.conditions import Condition, described, needs
 from alphabar.denoise.factories import Factory
 
 __all__ = ["CARD", "card", "with_scores"]
@@ -36,7 +38,7 @@ Sample from it, in place of PLACE the name of this folder or of its repository:
 ```python
 import torch
 from alphabar import Denoiser, DPMSolver, sample
-denoiser = Denoiser.from_pretrained("PLACE"{labels}{network})
+denoiser = Denoiser.from_pretrained("PLACE"{labels}{conditions}{network})
 images = sample(denoiser, (16, {shape}), DPMSolver(steps=20), seed=0)  # (16, {shape}) in [-1, 1]
 ```
 
@@ -53,7 +55,7 @@ is run when the folder is opened.
 """
 
 LABELLED = """
-diffusers opens it, but its `DDPMPipeline` passes no labels and cannot sample it.
+diffusers opens it, but its `DDPMPipeline` passes neither labels nor conditions and cannot sample it.
 """
 
 TRAINING = """
@@ -82,9 +84,10 @@ def card(description: Mapping[str, Any], network: nn.Module) -> str:
         network: what was trained.
     """
     shape, factory = description["shape"], Factory.described(description)
-    consent = factory.consent if factory else None
+    consent, conditions = factory.consent if factory else None, described(description)
     kind, sizes = "images" if len(shape) == 3 else "data", "×".join(map(str, shape))
     classes: Sequence[str] = description["classes"]
+    examples = ", ".join(starmap(_example, conditions.items()))
     parameters = sum(parameter.numel() for parameter in network.parameters())
     facts = {
         "network": f"{type(network).__name__}, {parameters:,} parameters",
@@ -93,6 +96,7 @@ def card(description: Mapping[str, Any], network: nn.Module) -> str:
         "variance": "learned" if description["learned_variance"] else "fixed",
         kind: f"{sizes}, values in [−1, 1]",
         "classes": ", ".join(classes[:SHOWN]) + (" …" if len(classes) > SHOWN else "") or "none",
+        **({"conditions": needs(conditions)} if conditions else {}),
         "written by": f"alphabar {description['alphabar']}",
     }
     text = TEXT.format(
@@ -102,16 +106,24 @@ def card(description: Mapping[str, Any], network: nn.Module) -> str:
         + (f" of {len(classes)} classes" if classes else ""),
         facts=_rows(facts),
         network=f', network="{consent}"' if consent else "",
-        option=f" --network {consent}" if consent else "",
+        option=(f" --network {consent}" if consent else "")
+        + (" --conditions WANTED.npz" if conditions else ""),
         labels=f", labels=torch.arange(16) % {len(classes)}" if classes else "",
+        conditions=f", conditions={{{examples}}}" if examples else "",
         shape=", ".join(map(str, shape)),
     )
     training = {f"`{name}`": f"`{value}`" for name, value in description["training"].items()}
     if factory:
         text += (OWN if consent else OURS).format(factory=factory.name)
-    elif classes:
+    elif classes or conditions:
         text += LABELLED
     return text + (TRAINING.format(settings=_rows(training)) if training else "")
+
+
+def _example(name: str, condition: Condition) -> str:
+    """Return code for the values of a condition for 16 samples, about the mean of its training data."""
+    mean = sum(condition.mean) / len(condition.mean)
+    return f'"{name}": torch.full({(16, *condition.shape)}, {mean:.4g})'
 
 
 def with_scores(text: str, scores: str) -> str:

@@ -77,9 +77,9 @@ def export_chain(
 
     Raises:
         UnknownNameError: another ending.
-        ConfigError: a network that torch cannot trace, or not for any batch; guidance by a classifier; an
-            operator that ONNX does not have, such as that of DynamicThreshold, or more weights than its files
-            hold.
+        ConfigError: a denoiser with conditions; a network that torch cannot trace, or not for any batch;
+            guidance by a classifier; an operator that ONNX does not have, such as that of DynamicThreshold,
+            or more weights than its files hold.
         CheckpointError: a place that cannot be written.
         MissingExtraError: onnxscript is not installed, or torch is older than 2.7.
         AlphabarError: as :func:`alphabar.sample`.
@@ -119,6 +119,11 @@ class _Unrolled(nn.Module):
             raise DtypeError(
                 f"the network is a {type(inner.network).__name__}: to be exported it must be a "
                 "torch.nn.Module, whose parameters go into the file"
+            )
+        if inner.conditions:
+            raise ConfigError(
+                f"the denoiser is told {', '.join(inner.conditions)}, and an exported chain takes noise and "
+                "labels only: export one without conditions"
             )
         self.network, self.has_labels = inner.network, inner.labels is not None
         self.denoiser, self.plan = _rebuilt(denoiser, precision="float32"), plan
