@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -75,6 +74,8 @@ class ClassifierFree(_Wrapper):
     null_label: int | None = None
     rescale: float = 0.0
     interval: tuple[float, float] | None = None
+    doubled: Denoiser = field(init=False, repr=False, compare=False)
+    """The denoiser of a batch given twice, the second time without label and conditions."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.denoiser, Denoiser):
@@ -94,6 +95,7 @@ class ClassifierFree(_Wrapper):
             raise ConfigError(f"rescale is {self.rescale!r}: it must lie in [0, 1], where 0 does nothing")
         if self.interval is not None and not self.interval[0] <= self.interval[1]:
             raise ConfigError(f"interval is {self.interval!r}: give the lowest t first, then the highest")
+        object.__setattr__(self, "doubled", self._doubled())
 
     def __call__(self, x_t: Tensor, t: float) -> Estimate:
         """Return the guided estimate; a learned variance is that of the given label."""
@@ -109,15 +111,13 @@ class ClassifierFree(_Wrapper):
         return self.scale != 1 and lowest <= t <= highest
 
     def _asked_twice(self, x_t: Tensor, t: float) -> Estimate:
-        both = self._doubled(torch.cat([x_t, x_t]), t)
+        both = self.doubled(torch.cat([x_t, x_t]), t)
         return both._replace(variance=None if both.variance is None else both.variance[: x_t.shape[0]])
 
-    @cached_property
     def _doubled(self) -> Denoiser:
-        """The denoiser of a batch given twice, the second time without label and conditions."""
         labels, null = self.denoiser.labels, self.null_label
         if labels is not None and null is not None:
-            labels = torch.cat([labels, torch.full_like(labels, null)])
+            labels = torch.hstack([labels, torch.full_like(labels, null)])
         conditions = {
             name: torch.cat([code, torch.zeros_like(code)]) for name, code in self.denoiser.conditions.items()
         }
