@@ -173,7 +173,7 @@ ALL = ("--condition", "ink=100", "--condition", "place=1,2,3", "--condition", "l
         ((*ALL[2:], "--condition", "ink=nan"), "NaN"),
         ((*ALL[:2], *ALL[4:], "--condition", "place=1,2"), "place has 2 numbers, not 3"),
         ((*ALL[:4], "--condition", "low=none.png"), "none.png"),
-        ((*ALL[:4], "--conditions", "none.npz"), "none.npz cannot be read"),
+        ((*ALL[:4], "--conditions", "none.npz"), "there is no file none.npz"),
         ((*ALL[:4], "--conditions", "low.png"), "low.png"),
         ((*ALL, "--conditions", "data.parquet"), "data.parquet has no column of a condition: leave it out"),
     ],

@@ -28,6 +28,7 @@ from alphabar.training.loss import LOSSES
 from alphabar.training.network import sized
 from alphabar.training.objective import VARIANCES
 from alphabar.training.order import Order, cores
+from alphabar.training.statistics import SCALINGS
 from alphabar.training.timesteps import TIMESTEPS
 
 TINY = TrainConfig(channels=(8, 16), steps=4, batch_size=16, warmup=1, precision="float32")
@@ -257,6 +258,7 @@ def test_every_field_that_takes_a_name_says_which():
         "variance": VARIANCES,
         "loss": LOSSES,
         "timesteps": TIMESTEPS,
+        "scaling": SCALINGS,
         "precision": PRECISIONS,
     }
 

@@ -22,19 +22,23 @@ class Opening:
     is looked for in the current folder first."""
 
     def opened(
-        self, run: str | Path, *, takes_latents: bool = False, takes_conditions: bool = True
+        self, run: str | Path, *, takes_all: bool = False, takes_conditions: bool = True
     ) -> Checkpoint:
         """Return what a run holds; arguments and errors as of :func:`alphabar.training.load`.
 
         Raises:
-            ConfigError: a run on latents, for a command that works on images; one with conditions, for a
-                command that cannot give them.
+            ConfigError: a run on latents or arrays, for a command that works on images; one with conditions,
+                for a command that cannot give them.
         """
         if self.network is not None:
             import_from_here()
         loaded = checkpoint.load(run, network=self.network)
-        if loaded.latents and not takes_latents:
+        if loaded.latents and not takes_all:
             raise ConfigError(f"{run} makes latents, not images: draw pictures from it by alphabar sample")
+        if loaded.scaling and not takes_all:
+            raise ConfigError(
+                f"{run} makes arrays of shape {loaded.shape}, not images: draw them by alphabar sample"
+            )
         if loaded.conditions and not takes_conditions:
             raise ConfigError(
                 f"{run} is told conditions, {needs(loaded.conditions)}, and this command gives none: draw "

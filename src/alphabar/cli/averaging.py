@@ -36,7 +36,7 @@ class Average(Opening):
         if self.out.resolve() == self.run.resolve():
             raise ConfigError(f"out is {self.out}, which is read: choose another folder")
         checkpoint.check_place(self.out)
-        loaded = self.opened(self.run, takes_latents=True)
+        loaded = self.opened(self.run, takes_all=True)
         snapshots = list_snapshots(self.run / SNAPSHOTS)
         updates = snapshots[-1].updates if self.step is None else self.step
         parameters, error = reconstruct(snapshots, profile, updates)

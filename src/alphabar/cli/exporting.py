@@ -10,6 +10,7 @@ from tyro.conf import Positional
 
 from alphabar.cli._arguments import readable, wrote
 from alphabar.cli.sampling import Chain
+from alphabar.errors import ConfigError
 from alphabar.samplers import Exported, export_chain
 
 __all__ = ["Export"]
@@ -30,7 +31,11 @@ class Export(Chain):
 
     def __call__(self) -> None:
         """Write the file, and print what it takes."""
-        loaded = self.opened(self.run, takes_latents=True, takes_conditions=False)
+        loaded = self.opened(self.run, takes_all=True, takes_conditions=False)
+        if loaded.scaling:
+            raise ConfigError(
+                f"{self.run} makes arrays, which no file scales back: draw them by alphabar sample"
+            )
         denoiser = loaded.guided(loaded.labels(1), self.guidance)
         found = export_chain(denoiser, loaded.shape, self._sampler(loaded), self.out, batch=self.batch)
         wrote(self.out, _described(found))

@@ -147,7 +147,9 @@ class Sample(Sampled):
         run = Path(self.run if Path(self.run).is_dir() else Path(self.run).name)
         out = self.out or run / ("latents" if self.latents else "samples")
         is_main = processes().is_main_process  # which also chooses this process's device
-        found = self.opened(self.run, takes_latents=True)
+        found = self.opened(self.run, takes_all=True)
+        if found.scaling:
+            raise ConfigError(f"{self.run} makes arrays: draw them in Python, scaling.invert(sample(…))")
         _check_batch(found, min(self.num, self.batch_size))
         if is_main and not self.latents:
             check_place(out, copies * self.num * math.prod(found.shape))

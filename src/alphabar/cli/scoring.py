@@ -47,8 +47,9 @@ class Scores:
     def __post_init__(self) -> None:
         if self.every is not None:
             check_count(evaluate_every=self.every)
-            if self.data.latents:
-                raise ConfigError("evaluate_every scores images, and the data are latents: leave it out")
+            if self.data.latents or self.data.scaling:
+                what = "latents" if self.data.latents else "arrays"
+                raise ConfigError(f"evaluate_every scores images, and the data are {what}: leave it out")
             if self._num < 2 * BLOCKS:
                 raise ConfigError(f"there are {len(self.data)} images, too few to score samples beside them")
 

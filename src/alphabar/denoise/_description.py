@@ -11,6 +11,7 @@ from alphabar.denoise.conditions import described as conditions_of
 from alphabar.denoise.factories import check_name
 from alphabar.denoise.files import is_untouched, listed, read_json
 from alphabar.denoise.nets import NETS, check_width
+from alphabar.denoise.scaling import Scaling
 from alphabar.errors import CheckpointError, ConfigError
 
 __all__ = ["check_weights", "read_description"]
@@ -46,6 +47,11 @@ def read_description(place: Path) -> dict[str, Any]:
     if not isinstance(latents, dict) or not isinstance(latents.get("vae"), str):
         raise CheckpointError(f"{path}: latents is {str(latents)[:60]}: expected an object that names a vae")
     conditions_of(described)
+    if "scaling" in described:
+        try:
+            Scaling.described(described["scaling"], shape[0])
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
     if "factory" in described:
         _check_factory(described, path)
     return described

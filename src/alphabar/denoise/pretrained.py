@@ -46,6 +46,7 @@ from alphabar.denoise._schedulers import check_beta, kind_of, scheduler_for
 from alphabar.denoise.conditions import Condition, described
 from alphabar.denoise.factories import Factory, check_allowed, save_weights
 from alphabar.denoise.files import finish, may_write, read_json, replaced_files
+from alphabar.denoise.scaling import Scaling
 from alphabar.errors import CheckpointError
 from alphabar.process import Parameterisation, named
 from alphabar.schedule import OWN_KEYS, NoiseSchedule
@@ -113,6 +114,12 @@ class Pretrained:
     def conditions(self) -> dict[str, Condition]:
         """What it is told beside the label, by name."""
         return described(self.description)
+
+    @property
+    def scaling(self) -> Scaling | None:
+        """How its data were scaled, where they are arrays and no images."""
+        found = self.description.get("scaling")
+        return None if found is None else Scaling.described(dict(found), self.shape[0])
 
     @property
     def learns_variance(self) -> bool:
@@ -286,7 +293,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _description(contents: Pretrained, scheduler: str | None) -> dict[str, Any]:
-    config, latents = contents.schedule.to_config(), dict(contents.description.get("latents", {}))
+    config = contents.schedule.to_config()
     apart = scheduler != config.get("_class_name", "DDPMScheduler") or config.keys() & set(OWN_KEYS)
     return {
         "alphabar": _version(),
@@ -294,12 +301,18 @@ def _description(contents: Pretrained, scheduler: str | None) -> dict[str, Any]:
         **({"noise_schedule": config} if apart else {}),
         "prediction": named(contents.prediction).name,
         "learned_variance": contents.learns_variance,
-        **({"latents": latents} if latents else {"value_range": [-1, 1]}),
+        **_values(contents.description),
         "shape": contents.shape,
         "classes": contents.classes,
         "conditions": {name: condition.record() for name, condition in contents.conditions.items()},
         "training": to_share(contents.description.get("training", {})),
     }
+
+
+def _values(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what samples stand for: latents, scaled arrays, or images."""
+    known = {name: description[name] for name in ("latents", "scaling") if description.get(name)}
+    return known or {"value_range": [-1, 1]}
 
 
 def _version() -> str:

@@ -8,6 +8,7 @@ from alphabar.training.config import TrainConfig
 from alphabar.training.data import (
     Batch,
     ImageData,
+    array_data,
     load_data,
     read_image,
     sample_photograph,
@@ -38,6 +39,7 @@ __all__ = [
     "TrainConfig",
     "TrainStep",
     "TrainingWarning",
+    "array_data",
     "check_place",
     "examine",
     "examine_count",

@@ -128,7 +128,11 @@ def augmented(x: Tensor, amounts: Any, uniform: Callable[[int], Tensor], *, in_c
 
 
 def check_augmentations(
-    amounts: Any, shape: Sequence[int] | None = None, *, are_latents: bool = False
+    amounts: Any,
+    shape: Sequence[int] | None = None,
+    *,
+    are_latents: bool = False,
+    are_arrays: bool = False,
 ) -> None:
     """Refuse an amount that is out of range, and one that has no meaning for the data.
 
@@ -136,6 +140,7 @@ def check_augmentations(
         amounts: as for :func:`augmented`.
         shape: of the data, where it is known: (C, H, W) of images.
         are_latents: whether they are latents, of which a mirrored or cropped one is that of no image.
+        are_arrays: whether they are arrays, whose values have no colours to change.
 
     Raises:
         ConfigError: with the setting.
@@ -148,6 +153,8 @@ def check_augmentations(
             continue
         if are_latents:
             raise ConfigError(f"{name} is for images, and the data are latents: leave it out")
+        if are_arrays and each.in_colour:
+            raise ConfigError(f"{name} is for images, and the data are arrays: leave it out")
         if len(shape) != 3 or (each.channels and shape[0] not in each.channels):
             form = f"({' or '.join(map(str, sorted(each.channels))) or 'C'}, H, W)"
             raise ConfigError(f"{name} is for images {form}, and the data are {tuple(shape)}: leave it out")

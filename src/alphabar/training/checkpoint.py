@@ -21,6 +21,7 @@ from alphabar.denoise import ClassifierFree, Clipped, Denoise, Denoiser, pretrai
 from alphabar.denoise.conditions import Condition, codes
 from alphabar.denoise.factories import Factory, digest_of
 from alphabar.denoise.pretrained import Pretrained, check_labels, check_place
+from alphabar.denoise.scaling import Scaling
 from alphabar.errors import CheckpointError, ConfigError, look_up
 from alphabar.process import Parameterisation, named
 from alphabar.schedule import NoiseSchedule
@@ -37,7 +38,7 @@ class Checkpoint:
     schedule: NoiseSchedule
     prediction: str | Parameterisation
     shape: tuple[int, ...]
-    """(C, H, W) of its images, whose values lie in [−1, 1]."""
+    """(C, H, W) of its images, whose values lie in [−1, 1], or (C, …) of other data."""
     classes: tuple[str, ...] = ()
     """The names of its labels; empty where it takes none. Label ``len(classes)`` stands for "no label" in a
     network that was trained here."""
@@ -49,6 +50,13 @@ class Checkpoint:
     """What decodes its samples, where they are latents: ``vae``, ``sha256``, ``shift``, ``scale``."""
     conditions: Mapping[str, Condition] = field(default_factory=dict)
     """What the network is told beside the label, by name."""
+    scaling: Scaling | None = None
+    """How its data were scaled, and samples are scaled back, where they are arrays and no images."""
+
+    @property
+    def makes_images(self) -> bool:
+        """Whether its samples are images in [−1, 1], to which they may be clipped."""
+        return not self.latents and self.scaling is None
 
     @property
     def can_be_saved(self) -> bool:
@@ -105,7 +113,7 @@ class Checkpoint:
         conditions: Mapping[str, Tensor] | None = None,
         precision: str = "float32",
     ) -> Denoise:
-        """Return the network as a denoiser that is led towards its labels, of images clipped to [−1, 1].
+        """Return the network as a denoiser that is led towards its labels; images are clipped to [−1, 1].
 
         Args:
             labels: (B,) where it has classes.
@@ -120,13 +128,13 @@ class Checkpoint:
         """
         denoiser = self.denoiser(labels, conditions=conditions, precision=precision)
         if guidance == 1:
-            return denoiser if self.latents else Clipped(denoiser)
+            return Clipped(denoiser) if self.makes_images else denoiser
         if not self.can_be_guided:
             never = f"was trained with {' and '.join(self._unlearned)} 0 and knows nothing without a label"
             why = never if self._unlearned else "has no classes and no conditions"
             raise ConfigError(f"guidance is {guidance}, but this network {why}: leave guidance at 1")
         guided = ClassifierFree(denoiser, guidance, null_label=len(self.classes))
-        return guided if self.latents else Clipped(guided)
+        return Clipped(guided) if self.makes_images else guided
 
     def digest(self) -> str:
         """Return a SHA-256, in hexadecimal digits, of all that samples depend on.
@@ -178,6 +186,7 @@ def save(folder: str | Path, checkpoint: Checkpoint, *, also: Callable[[Path], o
         "shape": checkpoint.shape,
         "training": dict(checkpoint.training),
         "latents": dict(checkpoint.latents),
+        **({} if checkpoint.scaling is None else {"scaling": checkpoint.scaling.record()}),
     }
     if checkpoint.factory:
         described |= checkpoint.factory.description
@@ -216,4 +225,5 @@ def _checkpoint(found: Pretrained) -> Checkpoint:
         factory=found.factory,
         latents=found.description.get("latents", {}),
         conditions=found.conditions,
+        scaling=found.scaling,
     )

@@ -1,7 +1,8 @@
-"""Columns of numbers, or of nested lists of numbers, as tensors."""
+"""Columns of labels, of numbers, or of nested lists of numbers, as tensors."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from pyarrow import ChunkedArray
 
-__all__ = ["is_numeric", "numbers_of"]
+__all__ = ["is_lists", "is_numeric", "numbered", "numbers_of"]
 
 
 def numbers_of(values: ChunkedArray, name: str) -> Tensor:
@@ -42,6 +43,44 @@ def numbers_of(values: ChunkedArray, name: str) -> Tensor:
     return torch.tensor(numbers if kind else numbers.astype("float64")).reshape(shape)
 
 
+def numbered(
+    labels: ChunkedArray | Sequence[Any] | Tensor, names: list[str] | None = None
+) -> tuple[Tensor | None, tuple[str, ...] | None, str]:
+    """Return labels as (N,) int64, the names of their classes, and why there are none.
+
+    They are numbered as ``names`` are, else in the order of their values. One that is unknown (nothing, or
+    −1) or neither a whole number nor a word voids all.
+    """
+    import pyarrow as pa
+    from pyarrow import compute
+
+    given = labels.numpy() if isinstance(labels, Tensor) else labels
+    values = given if isinstance(given, pa.ChunkedArray) else pa.chunked_array([pa.array(given)])
+    kinds, kind = pa.types, values.type
+    if kinds.is_dictionary(kind):
+        values = values.cast(kind.value_type)
+    if kinds.is_integer(values.type):
+        values = values.cast(pa.int64())
+        usable = compute.not_equal(values, -1).fill_null(False)
+    else:
+        usable = compute.and_(values.is_valid(), kinds.is_boolean(kind) or _is_text(values.type))
+    if len(wrong := values.filter(compute.invert(usable))):
+        found = f"{len(wrong)} of its {len(values)} labels are unusable, such as {wrong[0].as_py()!r}"
+        return None, None, f"{found}: each must be a whole number of at least 0, or a word"
+    different = compute.unique(values).to_pylist()
+    known = list(range(len(names))) if names else sorted(different)
+    if nameless := set(different) - set(known):
+        raise ValueError(f"its labels {sorted(nameless)} are without names: expected 0 … {len(known) - 1}")
+    numbers = compute.index_in(values, value_set=pa.array(known, values.type))
+    return torch.tensor(numbers.to_numpy(), dtype=torch.int64), tuple(names or map(str, known)), ""
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_string(kind) or types.is_large_string(kind))
+
+
 def is_numeric(kind: Any) -> bool:
     """Return whether an Arrow type is of numbers, or of lists of them."""
     from pyarrow import types
@@ -50,6 +89,11 @@ def is_numeric(kind: Any) -> bool:
     if _is_list(kind):
         return is_numeric(kind.value_type)
     return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
+
+
+def is_lists(kind: Any) -> bool:
+    """Return whether an Arrow type is of lists of numbers."""
+    return is_numeric(kind) and _is_list(getattr(kind, "storage_type", kind))
 
 
 def _plain(array: Any) -> Any:

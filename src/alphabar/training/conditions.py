@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from alphabar.denoise.conditions import Condition, kind_of, split_kind
 from alphabar.errors import ConfigError, ShapeError
 from alphabar.training.config import TrainConfig
-from alphabar.training.data import ImageData, decoded
-from alphabar.training.images import translated
+from alphabar.training.data import ImageData
+from alphabar.training.encoded import decoded
 from alphabar.training.sources import read_conditions
 
 __all__ = ["load_conditions", "measured"]
@@ -56,7 +55,7 @@ def load_conditions(source: str, conditions: Mapping[str, Condition]) -> dict[st
     """Return those of some conditions that a file or another source of data has as columns, (n, …) each.
 
     Args:
-        source: an .npz file, or what :func:`alphabar.training.load_data` takes.
+        source: what :func:`alphabar.training.load_data` takes, such as an .npz file.
         conditions: what they are; pictures are given their size.
 
     Raises:
@@ -64,8 +63,7 @@ def load_conditions(source: str, conditions: Mapping[str, Condition]) -> dict[st
         ConfigError: a column of images for what is no image.
         MissingExtraError: a package that reads it is not installed.
     """
-    columns = _arrays(source) if source.endswith(".npz") else read_conditions(source, tuple(conditions))
-    there = {name: column for name, column in columns.items() if name in conditions}
+    there = read_conditions(source, tuple(conditions))
     for name, column in there.items():
         if not isinstance(column, Tensor) and len(conditions[name].shape) != 3:
             raise ConfigError(f"condition {name} is a column of images in {source}: give {conditions[name]}")
@@ -73,11 +71,3 @@ def load_conditions(source: str, conditions: Mapping[str, Condition]) -> dict[st
         name: column if isinstance(column, Tensor) else decoded(column, conditions[name].shape)
         for name, column in there.items()
     }
-
-
-def _arrays(path: str) -> dict[str, Tensor]:
-    with translated(f"{path} cannot be read"):
-        import numpy as np
-
-        with np.load(path, allow_pickle=False) as file:
-            return {name: torch.from_numpy(file[name]) for name in file.files}

@@ -17,6 +17,7 @@ from alphabar.schedule import FAMILIES
 from alphabar.training.augment import check_augmentations
 from alphabar.training.loss import LOSSES
 from alphabar.training.objective import VARIANCES
+from alphabar.training.statistics import SCALINGS
 from alphabar.training.timesteps import TIMESTEPS
 
 __all__ = ["AUTO", "GIVEN", "UNET", "TrainConfig"]
@@ -49,7 +50,8 @@ class TrainConfig:
     """
 
     data: str = _may_change("digits")
-    """What to train on: "digits", a folder of images, .parquet or .tar files, or a Hugging Face dataset."""
+    """What to train on: "digits", a folder of images, .parquet or .tar files, a file of arrays (.npy, .npz or
+    .safetensors), or a Hugging Face dataset."""
     size: int | None = None
     """Height and width of the images; by default as they come."""
     class_conditional: bool = False
@@ -68,8 +70,10 @@ class TrainConfig:
     """Change brightness, contrast and saturation of each image by up to this share."""
     skip_broken: bool = False
     """Leave out images that cannot be read, and count them, instead of stopping."""
+    scaling: str = _one_of(SCALINGS, "variance")
+    """What each channel of arrays is scaled to: variance 1, a range of −1 … 1, or as it is."""
     image_column: str | None = None
-    """Of a table, the column of the images; by default "image", or the first one of images."""
+    """Of a table, the column of the images, or the name of an array; by default "image", or the first one."""
     label_column: str | None = None
     """Of a table, the column of the labels; by default "label", or the first one of class labels."""
 

@@ -10,9 +10,9 @@ images: it is the same, bit for bit, in any number of processes and however ofte
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from alphabar.denoise.files import held, read_json, remove_drafts, whole_file
 from alphabar.errors import CheckpointError, ConfigError, DataError
 from alphabar.training import engine
+from alphabar.training.arrays import opened_tensors
 
 __all__ = ["RECORD", "Description", "Latents", "is_latents", "read_latents", "write"]
 
@@ -155,44 +156,33 @@ def _write_file(
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-    """Stands for the tensor (N, C', h, w) that some images of a folder make, and can read it.
+    """The latents of a folder, (N, C', h, w), of which each can be read alone.
 
     Args:
         place: the folder.
         about: its description.
-        rows: the numbers of the images.
     """
 
     place: Path
     about: Description
-    rows: range | Tensor
-
-    @property
-    def block(self) -> int:
-        """Each image can be read alone."""
-        return 1
 
     @property
     def shape(self) -> torch.Size:
         """(N, C', h, w)."""
-        return torch.Size((len(self.rows), *self.about.shape))
+        return torch.Size((self.about.images, *self.about.shape))
 
-    def __getitem__(self, places: Sequence[int]) -> Latents:
-        rows = [int(self.rows[place]) for place in places]
-        return replace(self, rows=torch.tensor(rows, dtype=torch.int64))
-
-    def decode(self) -> Tensor:
-        """Return them as they are stored, (N, C', h, w)."""
-        found = torch.empty(self.shape, dtype=PRECISIONS[self.about.precision])
-        numbers = torch.as_tensor(self.rows)
-        files = numbers // self.about.per_file
+    def read(self, numbers: list[int]) -> Tensor:
+        """Return some as they are stored, (B, C', h, w)."""
+        found = torch.empty(len(numbers), *self.about.shape, dtype=PRECISIONS[self.about.precision])
+        asked = torch.tensor(numbers)
+        files = asked // self.about.per_file
         for file in set(files.tolist()):
             places = (files == file).nonzero()[:, 0]
-            found[places] = self._read(file, (numbers[places] % self.about.per_file).tolist())
+            found[places] = self._read(file, (asked[places] % self.about.per_file).tolist())
         return found
 
     def _read(self, file: int, rows: list[int]) -> Tensor:
-        with _opened(self.place / _file_name(file)) as opened:
+        with opened_tensors(self.place / _file_name(file)) as opened:
             stored = opened.get_slice("latents")
             return torch.cat([stored[row : row + 1] for row in rows])
 
@@ -212,29 +202,13 @@ def read_latents(place: str | Path) -> tuple[Latents, Tensor | None]:
             "alphabar encode goes on"
         )
     labels = torch.cat([_labels(folder / name) for name, _ in about.files]) if about.classes else None
-    return Latents(folder, about, range(about.images)), labels
+    return Latents(folder, about), labels
 
 
 def _labels(path: Path) -> Tensor:
-    with _opened(path) as opened:
+    with opened_tensors(path) as opened:
         labels: Tensor = opened.get_tensor("labels")
         return labels
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open a file of tensors; what goes wrong within the block is an error that names it.
-
-    Raises:
-        DataError: it is damaged, or lacks what is asked for.
-    """
-    from safetensors import safe_open
-
-    try:
-        with safe_open(path, "pt") as opened:
-            yield opened
-    except Exception as error:  # the library's own, of a damaged file
-        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def _described(folder: Path) -> Description:

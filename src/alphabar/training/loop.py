@@ -21,13 +21,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from alphabar.denoise.conditions import split_kind
 from alphabar.errors import CheckpointError, DataError
 from alphabar.schedule import FAMILIES
 from alphabar.training.checkpoint import Checkpoint
 from alphabar.training.config import AUTO, GIVEN, UNET, TrainConfig
-from alphabar.training.data import Batch, ImageData, Progress, load_data
+from alphabar.training.data import Batch, ImageData, array_data, load_data
+from alphabar.training.encoded import Progress
 from alphabar.training.engine import make_accelerator, share_of
 from alphabar.training.network import as_begun, sized
 from alphabar.training.objective import Objective
@@ -69,7 +71,7 @@ class TrainStep:
 def train(
     config: TrainConfig,
     *,
-    data: ImageData | None = None,
+    data: ImageData | Dataset[Any] | None = None,
     network: nn.Module | None = None,
     resume: str | Path | None = None,
 ) -> Iterator[TrainStep]:
@@ -80,7 +82,8 @@ def train(
 
     Args:
         config: every setting.
-        data: images to train on in place of ``config.data``; the run records the source they were read from.
+        data: what to train on in place of ``config.data``, from :func:`load_data` or :func:`array_data`, or a
+            dataset with items x or (x, label); the run records the source that the first were read from.
         network: in place of a new one, any module called as :mod:`alphabar.denoise.factories` says; it may
             also return an object whose ``sample`` is the answer. By default what ``config.network`` names is
             built, and only of that, or of a diffusers model, can the result be saved and opened again.
@@ -95,6 +98,8 @@ def train(
         ShapeError: the network returned another shape.
         MissingExtraError: the ``train`` extra is not installed.
     """
+    if data is not None and not isinstance(data, ImageData):
+        data = array_data(data, scaling=config.scaling, skip_broken=config.skip_broken)
     if data is not None:
         config = replace(config, data=data.source or GIVEN)
     if network is not None and config.network in (AUTO, UNET):
@@ -161,5 +166,6 @@ def training_data(config: TrainConfig, *, progress: Progress = iter) -> ImageDat
         image_column=config.image_column,
         label_column=config.label_column,
         conditions=[split_kind(text)[0] for text in config.conditions],
+        scaling=config.scaling,
         progress=progress,
     )

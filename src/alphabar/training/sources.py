@@ -1,4 +1,4 @@
-"""Sources of images by name: each form has a reader, which opens a store of images and its labels."""
+"""Sources of data by name: each form has a reader, which opens images or arrays, and their labels."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from alphabar.errors import DataError
-from alphabar.training.columns import is_numeric, numbers_of
+from alphabar.training.arrays import READERS, Held, array_columns, check_shape
+from alphabar.training.columns import is_lists, is_numeric, numbered, numbers_of
 from alphabar.training.images import translated
 from alphabar.training.shards import Shards, indexed
+from alphabar.training.statistics import Rows
 from alphabar.training.stores import Files, RowGroups, Store, Table
 
 if TYPE_CHECKING:
@@ -29,13 +30,15 @@ __all__ = ["Columns", "read_columns", "read_conditions"]
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # a word alone is more likely a mistyped folder
+USUAL = ("x", "data", "image", "images", "samples", "arr_0")  # names of arrays
+LABELS = ("label", "labels", "y", "arr_1")
 NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 class Columns(NamedTuple):
-    """The images and labels of a source."""
+    """The images or arrays of a source, and their labels."""
 
-    images: Store
+    images: Store | Rows
     labels: Tensor | None = None
     """(N,) int64, each an index into ``classes``; None where it has none that can be used."""
     classes: tuple[str, ...] | None = None
@@ -53,6 +56,17 @@ class Opened(NamedTuple):
     """Of a column by its name."""
     values: Callable[[str], ChunkedArray]
     """All of a column."""
+    stored: Callable[[str], Rows] | None = None
+    """Of a column of numbers, where not all of it need be in memory."""
+
+    def rows(self, name: str) -> Rows:
+        """Return the rows of a column of numbers, or of lists of them."""
+        return self.stored(name) if self.stored else Held(numbers_of(self.values(name), name))
+
+    def lists(self) -> list[str]:
+        """Return the names of the columns of lists of numbers, those that are usual first."""
+        found = [column.name for column in self.schema if is_lists(column.type)]
+        return sorted(found, key=lambda name: name not in USUAL)
 
 
 def read_columns(
@@ -62,13 +76,14 @@ def read_columns(
     label: str | None = None,
     conditions: Sequence[str] = (),
 ) -> Columns:
-    """Return the images and labels of a source.
+    """Return the images or arrays and the labels of a source.
 
     Args:
-        source: ``"digits"``, a folder, .parquet or .tar files, or the name of a Hugging Face dataset.
+        source: ``"digits"``, a folder, .parquet, .tar, .npy, .npz or .safetensors files, or the name of a
+            Hugging Face dataset.
         split: which part of a Hugging Face dataset.
-        image: the column of the images; by default ``image``, or the first one of images.
-        label: the column of the labels; by default ``label``, or the first one of class labels.
+        image: the column of the images; by default ``image``, or the first one of images, or else of lists.
+        label: the column of the labels; by default ``label`` or the like, or the first one of class labels.
         conditions: the columns of what a network is told.
 
     Raises:
@@ -80,16 +95,24 @@ def read_columns(
         features = json.loads(known).get("info", {}).get("features", {})
         typed = {kind["_type"]: name for name, kind in reversed(features.items()) if "_type" in kind}
         names = opened.schema.names
-        image = _column(names, image, "image", typed.get("Image"), "--image-column")
-        label = _column(names, label, "label", typed.get("ClassLabel"), "--label-column")
+        image = _column(names, image, ("image",), typed.get("Image"), "--image-column")
+        label = _column(
+            [each for each in names if each != image],
+            label,
+            LABELS,
+            typed.get("ClassLabel"),
+            "--label-column",
+        )
+        others = (each for each in opened.lists() if each not in (label, *conditions))
+        image = image or next(others, None)
         if image is None:
             raise ValueError(f"it has no column 'image', only {', '.join(names)}: name one by --image-column")
         told = {name: _condition(opened, name) for name in conditions}
-        found = Columns(opened.images(image), conditions=told)
+        found = Columns(_data(opened, image), conditions=told)
         if label is None:
             return found
         names = features.get(label, {}).get("names")
-        labels, classes, unlabelled = _labelled(opened.values(label), names)
+        labels, classes, unlabelled = numbered(opened.values(label), names)
         return found._replace(labels=labels, classes=classes, unlabelled=unlabelled)
 
 
@@ -106,14 +129,23 @@ def _opening(source: str, split: str) -> Iterator[Opened]:
         yield read(source, split)
 
 
+def _data(opened: Opened, name: str) -> Store | Rows:
+    if not is_numeric(opened.schema.field(name).type):
+        return opened.images(name)
+    rows = opened.rows(name)
+    check_shape(rows.shape)
+    return rows
+
+
 def _condition(opened: Opened, name: str) -> Tensor | Store:
     """Return a column of numbers, or of lists of them, as a tensor, and one of images as their store."""
     from pyarrow import types
 
-    _column(opened.schema.names, name, "", None, "--condition")
+    _column(opened.schema.names, name, (), None, "--condition")
     kind = opened.schema.field(name).type
     if is_numeric(kind):
-        return numbers_of(opened.values(name), name)
+        rows = opened.rows(name)
+        return rows.read(list(range(rows.shape[0])))
     if types.is_struct(kind) or types.is_binary(kind) or types.is_large_binary(kind):
         return opened.images(name)
     raise ValueError(
@@ -121,45 +153,12 @@ def _condition(opened: Opened, name: str) -> Tensor | Store:
     )
 
 
-def _column(names: list[str], given: str | None, usual: str, typed: str | None, flag: str) -> str | None:
+def _column(
+    names: list[str], given: str | None, usual: Sequence[str], typed: str | None, flag: str
+) -> str | None:
     if given is not None and given not in names:
         raise ValueError(f"it has no column {given!r} ({flag}), only {', '.join(names)}")
-    return given or (usual if usual in names else typed)
-
-
-def _labelled(
-    values: ChunkedArray, names: list[str] | None
-) -> tuple[Tensor | None, tuple[str, ...] | None, str]:
-    """Number the labels as their names do, else in the order of their values.
-
-    One that is unknown (nothing, or −1) or neither a whole number nor a word voids all.
-    """
-    import pyarrow as pa
-    from pyarrow import compute
-
-    kinds, kind = pa.types, values.type
-    if kinds.is_dictionary(kind):
-        values = values.cast(kind.value_type)
-    if kinds.is_integer(values.type):
-        values = values.cast(pa.int64())
-        usable = compute.not_equal(values, -1).fill_null(False)
-    else:
-        usable = compute.and_(values.is_valid(), kinds.is_boolean(kind) or _is_text(values.type))
-    if len(wrong := values.filter(compute.invert(usable))):
-        found = f"{len(wrong)} of its {len(values)} labels are unusable, such as {wrong[0].as_py()!r}"
-        return None, None, f"{found}: each must be a whole number of at least 0, or a word"
-    different = compute.unique(values).to_pylist()
-    known = list(range(len(names))) if names else sorted(different)
-    if nameless := set(different) - set(known):
-        raise ValueError(f"its labels {sorted(nameless)} are without names: expected 0 … {len(known) - 1}")
-    numbers = compute.index_in(values, value_set=pa.array(known, values.type))
-    return torch.tensor(numbers.to_numpy(), dtype=torch.int64), tuple(names or map(str, known)), ""
-
-
-def _is_text(kind: Any) -> bool:
-    from pyarrow import types
-
-    return bool(types.is_string(kind) or types.is_large_string(kind))
+    return given or next((name for name in usual if name in names), typed)
 
 
 def _read_digits(source: str, split: str) -> Opened:
@@ -250,6 +249,24 @@ def _read_hub(source: str, split: str) -> Opened:
     return _of_table(load_dataset(source, split=split).data, source)
 
 
+def _read_arrays(source: str, split: str) -> Opened:
+    import pyarrow as pa
+
+    columns = array_columns(source)
+
+    def kind(name: str) -> Any:
+        column = columns[name]
+        return pa.list_(pa.float64()) if len(column.shape) > 1 else pa.array(column.values()[:1]).type
+
+    schema = pa.schema([(name, kind(name)) for name in columns])
+    return Opened(
+        schema,
+        images=lambda name: Table(pa.table({"": columns[name].values()}), source),
+        values=lambda name: pa.chunked_array([pa.array(columns[name].values())]),
+        stored=lambda name: columns[name].rows(),
+    )
+
+
 def _of_table(table: ArrowTable, source: str) -> Opened:
     return Opened(table.schema, lambda name: Table(table.select([name]), source), table.column)
 
@@ -260,6 +277,8 @@ def _refuse(source: str, split: str) -> Opened:
     missing = [path for path in _files(source) if path != source and not Path(path).is_file()]
     if missing:
         raise DataError(f"{source!r}: there is no file {missing[0]}")
+    if Path(source).suffix.lower() in READERS:
+        raise DataError(f"{source!r}: there is no file {source}")
     raise DataError(f"{source!r}: no such folder, nor a .parquet or .tar file. {KNOWN}")
 
 
@@ -282,16 +301,24 @@ def _is_saved(source: str) -> bool:
 
 
 def _is_hub_name(source: str) -> bool:
-    is_file_name = Path(source).suffix.lower() in SUFFIXES | {".parquet", ".tar"}
+    is_file_name = Path(source).suffix.lower() in SUFFIXES | READERS.keys() | {".parquet", ".tar"}
     return not is_file_name and HUB_NAME.fullmatch(source) is not None
 
 
-KNOWN = "Give 'digits', a folder, a .parquet or .tar file, or a Hugging Face dataset as owner/name"
+KNOWN = (
+    "Give 'digits', a folder, a .npy, .npz, .safetensors, .parquet or .tar file, or a Hugging Face dataset "
+    "as owner/name"
+)
 FORMS: tuple[tuple[str, Callable[[str], bool], Callable[[str, str], Opened]], ...] = (
     ("the word 'digits'", lambda source: source == "digits", _read_digits),
     ("a saved Hugging Face dataset", lambda source: source != "" and _is_saved(source), _read_saved),
     ("a folder", lambda source: source != "" and Path(source).is_dir(), _read_folder),
     (".parquet files", lambda source: _are_files(source, ".parquet"), _read_parquet),
+    (
+        "a file of arrays",
+        lambda source: Path(source).suffix.lower() in READERS and Path(source).is_file(),
+        _read_arrays,
+    ),
     (".tar files", lambda source: _are_files(source, ".tar"), _read_shards),
     (
         "a Hugging Face dataset, as there is no such folder",

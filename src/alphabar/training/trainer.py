@@ -17,6 +17,7 @@ from alphabar.denoise import network_output
 from alphabar.denoise.conditions import Condition
 from alphabar.denoise.factories import Factory, check_call
 from alphabar.denoise.precision import autocast, precision_on
+from alphabar.denoise.scaling import Scaling
 from alphabar.errors import CheckpointError, ConfigError, NoAnswerError
 from alphabar.schedule import NoiseSchedule
 from alphabar.training.attention import WrittenOut
@@ -65,6 +66,8 @@ class Trainer:
     """How many the data have."""
     latents: Mapping[str, Any]
     """What decodes the data, where they are latents."""
+    scaling: Scaling | None
+    """How they were scaled, where they are arrays."""
     template: nn.Module
     """A copy of the network, on the processor and whole, to build results from."""
     model: Any
@@ -90,7 +93,9 @@ class Trainer:
         """Build everything as it is before the first update; arguments and errors as of ``train``."""
         classes, conditions = _classes(config, data), measured(config, data)
         shape, device = data.shape, accelerator.device
-        check_augmentations(config, shape, are_latents=bool(data.latents))
+        check_augmentations(
+            config, shape, are_latents=bool(data.latents), are_arrays=data.scaling is not None
+        )
         part = share_of(config.batch_size, config.accumulate, accelerator) // config.accumulate
         factory = factory_of(config, shape, len(classes), conditions)
         bare = network or new_network(config, shape, len(classes), conditions)
@@ -103,7 +108,7 @@ class Trainer:
         model, holder, optimizer = prepare(bare, optimizer, accelerator)
         return cls(
             *(config, accelerator, schedule, objective, shape, classes, conditions),
-            *(factory, len(data), data.latents, template),
+            *(factory, len(data), data.latents, data.scaling, template),
             torch.compile(model) if config.compile else model,
             *(holder, optimizer, Averages(holder, _profiles(config))),
             Draw(config, len(classes), schedule.log_snr.to(device), conditions),
@@ -139,6 +144,7 @@ class Trainer:
             "conditions": told,
         }
         data |= {"latents": self.latents["sha256"]} if self.latents else {}
+        data |= {"scaling": self.scaling.record()} if self.scaling else {}
         tensors = live_tensors(self.network, self.optimizer, self.averages)
         return TrainState(step, seconds, self.config, data, tensors)
 
@@ -154,6 +160,7 @@ class Trainer:
             factory=self.factory,
             latents=self.latents,
             conditions=self.conditions,
+            scaling=self.scaling,
         )
 
     def update(self, step: int, batch: Batch, first: int, rate: float) -> Update:

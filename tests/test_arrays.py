@@ -1,0 +1,289 @@
+"""Arrays as data: scaled by statistics in float64, read row by row from every form, trained on, refused."""
+
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from cases import check_error
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from pyarrow import parquet
+from safetensors.torch import save_file
+from torch.utils.data import TensorDataset
+
+from alphabar.cli._main import run
+from alphabar.denoise.scaling import Scaling
+from alphabar.errors import CheckpointError, ConfigError, DataError, ShapeError, UnknownNameError
+from alphabar.training import TrainConfig, array_data, load, load_data, train
+from alphabar.training.arrays import Held, NumpyFile
+from alphabar.training.statistics import SCALINGS, ScalingWarning, Statistics, measured, scaling_of
+
+SHAPES = ((2,), (3, 8), (6, 4, 6), (1, 4, 4, 4))
+TRAIN = ["--steps", "2", "--batch-size", "8", "--precision", "float32", "--width", "8"]
+
+
+def numbers(shape=(3, 8), count=40, seed=0):
+    """Numbers of another mean and deviation in each channel."""
+    draw = np.random.default_rng(seed)
+    per_channel = (-1, *[1] * (len(shape) - 1))
+    scale = 10.0 ** np.arange(shape[0]).reshape(per_channel)
+    return (draw.standard_normal((count, *shape)) * scale + 5 * scale).astype("float32")
+
+
+def by_channel(x):
+    return np.moveaxis(x.astype("float64"), 1, 0).reshape(x.shape[1], -1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_statistics_are_those_of_numpy_whatever_is_read_at_once(shape, monkeypatch):
+    x = numbers(shape)
+    monkeypatch.setattr("alphabar.training.statistics.AT_ONCE", 7 * x[0].size)
+    found, broken = measured(Held(torch.tensor(x)))
+    flat = by_channel(x)
+    assert not broken
+    assert found.count == flat.shape[1]
+    assert np.allclose(found.mean, flat.mean(1), rtol=1e-13)
+    assert np.allclose(found.std, flat.std(1), rtol=1e-12)
+    assert np.array_equal(found.least, flat.min(1))
+    assert np.array_equal(found.most, flat.max(1))
+
+
+def test_statistics_keep_their_digits_far_from_zero():
+    x = torch.randn(5000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    parts = [Statistics.of(part + 1e9) for part in x.split(100)]
+    total = parts[0]
+    for part in parts[1:]:
+        total += part
+    assert float(total.std) == pytest.approx(float(x.std(correction=0)), rel=1e-6)  # of values to 1e-7
+
+
+values = st.floats(-1e5, 1e5, allow_nan=False).map(lambda value: round(value, 3))
+tables = arrays.arrays(
+    "float64", st.tuples(st.integers(2, 9), st.integers(1, 3), st.integers(1, 4)), elements=values
+)
+
+
+@pytest.mark.filterwarnings("ignore::alphabar.training.statistics.ScalingWarning")
+@given(tables, st.sampled_from(sorted(SCALINGS)))
+def test_scaling_is_inverted_and_gives_each_channel_its_unit(x, name):
+    scaling = scaling_of(Statistics.of(torch.tensor(x)), name)
+    z = scaling(torch.tensor(x))
+    assert z.dtype == torch.float32
+    back = scaling.invert(z).double().numpy()
+    scale = np.array(scaling.scale)[:, None]
+    rounded = np.abs(z.numpy()) / scale + np.abs(scaling.shift)[:, None] + np.abs(x)
+    assert (np.abs(back - x) <= 1.2e-7 * rounded + 1e-12).all()
+    flat = by_channel(z.numpy())
+    moves = by_channel(x).min(1) < by_channel(x).max(1)
+    if name == "variance":
+        assert np.allclose(flat[moves].std(1), 1, atol=1e-4)
+        assert np.allclose(flat.mean(1), 0, atol=1e-4)
+    if name == "range":
+        assert np.allclose(flat[moves].min(1), -1, atol=1e-5)
+        assert np.allclose(flat[moves].max(1), 1, atol=1e-5)
+
+
+def test_samples_far_from_zero_are_returned_in_double_precision():
+    far, near = Scaling((1e9,), (1.0,)), Scaling((1.0,), (1.0,))
+    z = torch.tensor([[0.25]])
+    assert far.invert(z).item() == 1e9 + 0.25
+    assert near.invert(z).dtype == torch.float32
+    check_error(lambda: near(torch.zeros(3, 2)), ShapeError, "(B, 1, …)")
+
+
+def test_a_channel_that_never_changes_keeps_its_scale_and_is_told():
+    x = np.stack([np.full(9, 0.1), np.arange(9.0)], 1)
+    with pytest.warns(ScalingWarning, match="1 of 2 channels are the same in all rows: 0"):
+        data = array_data(x)
+    assert data.scaling.scale[0] == 1
+    assert (data[range(9)].images[:, 0] == 0).all()
+
+
+def write(place, x, labels):
+    """Each form of the same arrays, by its path."""
+    lists = x.reshape(len(x), -1).tolist() if x.ndim == 2 else x.tolist()
+    table = pa.table({"signal": lists, "label": labels.tolist()})
+    np.save(place / "x.npy", x)
+    np.save(place / "big.npy", np.asfortranarray(x.astype(">f4")))
+    np.savez(place / "x.npz", data=x, labels=labels)
+    save_file({"data": torch.tensor(x), "labels": torch.tensor(labels)}, place / "x.safetensors")
+    parquet.write_table(table, place / "x.parquet")
+    return [place / name for name in ("x.npy", "big.npy", "x.npz", "x.safetensors", "x.parquet")]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_form_gives_the_same_rows(shape, tmp_path):
+    x, labels = numbers(shape), np.arange(40) % 3
+    dataset = TensorDataset(torch.tensor(x), torch.tensor(labels))
+    sources = write(tmp_path, x, labels)
+    found = [load_data(str(path)) for path in sources] + [array_data(dataset), array_data(x, labels)]
+    found += [load_data(str(path), memory_limit=0) for path in sources] + [
+        array_data(dataset, memory_limit=0)
+    ]
+    z = (by_channel(x) - by_channel(x).mean(1, keepdims=True)) / by_channel(x).std(1, keepdims=True)
+    expected = np.moveaxis(z.reshape(shape[0], 40, *shape[1:]), 0, 1)
+    for data in found:
+        assert data.shape == shape
+        assert len(data) == 40
+        batch = data[[7, 3, 39, 3]]
+        assert batch.images.dtype == torch.float32
+        assert np.allclose(batch.images, expected[[7, 3, 39, 3]], atol=1e-5)
+        back = data.scaling.invert(data.subset([5, 6])[[1]].images)
+        assert np.allclose(back, x[[6]], rtol=1e-5, atol=1e-5 * float(np.abs(x).max()))
+        if data.labels is not None:
+            assert data.classes == ("0", "1", "2")
+            assert batch.labels.tolist() == [1, 0, 0, 0]
+    assert sum(data.labels is None for data in found) == 4  # the .npy files
+
+
+def test_hugging_face_columns_of_lists_are_read(tmp_path):
+    from datasets import Array2D, Dataset, Features
+
+    x = numbers((3, 8))
+    Dataset.from_dict({"signal": list(x)}, Features({"signal": Array2D((3, 8), "float32")})).save_to_disk(
+        tmp_path
+    )
+    data = load_data(str(tmp_path))
+    assert np.allclose(data.scaling.invert(data[range(40)].images), x, rtol=1e-5, atol=1e-3)
+
+
+def test_of_a_mapped_file_only_the_rows_that_are_asked_for_are_read(tmp_path):
+    place = tmp_path / "huge.npy"
+    mapped = np.lib.format.open_memmap(
+        place, "w+", "float32", (2**22, 2**10)
+    )  # 16 GiB, of which none is stored
+    mapped[2**22 - 1] = 7
+    mapped.flush()
+    rows = NumpyFile(str(place), torch.Size(mapped.shape))
+    assert rows.read([0, 2**22 - 1]).mean(1).tolist() == [0, 7]
+
+
+def test_bytes_of_one_or_three_channels_are_images(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (5, 3, 4, 6), dtype="uint8")
+    np.save(tmp_path / "x.npy", x)
+    for data in (array_data(x), load_data(str(tmp_path / "x.npy"), memory_limit=0)):
+        assert data.scaling is None
+        assert torch.equal(data[range(5)].images, torch.tensor(x))
+    assert array_data(x[:, :2]).scaling is not None
+
+
+@pytest.mark.parametrize("kind", ["int8", "int64", "uint16", "float16", "float64", "bool"])
+def test_numbers_of_every_type_are_scaled(kind):
+    x = np.arange(12).reshape(6, 2) % 5
+    data = array_data(x.astype(kind))
+    assert np.allclose(data.scaling.invert(data[range(6)].images), x.astype(kind), atol=1e-6)
+
+
+def test_rows_that_are_not_finite_are_named_or_left_out():
+    x = numbers((2,))
+    x[7, 1], x[9, 0] = np.nan, np.inf
+    check_error(lambda: array_data(x), DataError, "row 7")
+    data = array_data(x, np.arange(40), skip_broken=True)
+    assert list(data.skipped) == ["row 7", "row 9"]
+    assert data.labels.tolist() == [n for n in range(40) if n not in (7, 9)]
+    check_error(lambda: array_data(x[[7, 9]], skip_broken=True), DataError, "all of 2")
+
+
+class Odd:
+    """A dataset of the user's that gives whatever it is made of."""
+
+    def __init__(self, *items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, number):
+        return self.items[number]
+
+
+def test_data_that_cannot_be_trained_on_are_named_errors(tmp_path):
+    for shape in ((5,), (0, 2), (2, 0), (2, 1, 1, 1, 1, 1)):
+        check_error(lambda shape=shape: array_data(np.zeros(shape)), DataError, "expected (N, C)")
+    wrong = {
+        "complex": np.zeros((2, 2), "complex64"),
+        "<U1": np.array([["a", "b"]]),
+        "cannot be scaled": np.array([[-1e300], [1e300]]),
+        "a str": Odd("a"),
+        "no items": Odd(),
+        "item 1 has shape": Odd(torch.zeros(2), torch.zeros(3)),
+        "a function": iter,
+    }
+    wrong["a builtin_function_or_method"] = wrong.pop("a function")
+    for says, values in wrong.items():
+        check_error(lambda values=values: array_data(values), DataError, says)
+    check_error(lambda: array_data(numbers(), range(3)), DataError, "3 labels for 40 rows")
+    check_error(lambda: array_data(numbers(), scaling="unit"), UnknownNameError, "variance")
+
+
+def test_hostile_files_are_named_errors_and_nothing_is_unpickled(tmp_path):
+    x = numbers()
+    paths = write(tmp_path, x, np.arange(40))
+    for path in paths[:4]:
+        path.write_bytes(path.read_bytes()[:-200])
+        check_error(lambda path=path: load_data(str(path)), DataError, path.name)
+        path.write_bytes(b"")
+        check_error(lambda path=path: load_data(str(path)), DataError, path.name)
+    objects = np.array([[Bomb()], [Bomb()]], dtype=object)
+    np.save(tmp_path / "x.npy", objects, allow_pickle=True)
+    np.savez(tmp_path / "x.npz", x=objects)
+    (tmp_path / "big.npy").write_bytes(pickle.dumps(Bomb()))
+    for name in ("x.npy", "x.npz", "big.npy"):
+        check_error(lambda name=name: load_data(str(tmp_path / name)), DataError, name)
+    np.savez(tmp_path / "two.npz", a=x, b=x)
+    both = str(tmp_path / "two.npz")
+    assert load_data(both, image_column="b").shape == (3, 8)
+    check_error(lambda: load_data(both, image_column="c"), DataError, "only a, b")
+    check_error(lambda: load_data(both, size=8), DataError, "leave out size")
+    check_error(lambda: load_data(str(tmp_path / "none.npy")), DataError, "none.npy")
+
+
+class Bomb:
+    def __reduce__(self):
+        return pytest.fail, ("a pickle was opened",)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_run_keeps_the_scaling_of_its_data_and_can_be_opened(shape, tmp_path):
+    np.save(tmp_path / "x.npy", numbers(shape))
+    place = tmp_path / "run"
+    assert run(["train", str(tmp_path / "x.npy"), "--out", str(place), *TRAIN]) == 0
+    loaded, data = load(place), load_data(str(tmp_path / "x.npy"))
+    assert loaded.scaling == data.scaling
+    assert loaded.shape == shape
+    far = torch.full((1, *shape), 30.0)
+    unclipped = loaded.denoiser()(far, 0).x_0
+    assert torch.equal(loaded.guided()(far, 0).x_0, unclipped)
+    assert unclipped.abs().max() > 2  # at t = 0 the answer is near x_t
+    words = ["train", str(tmp_path / "x.npy"), "--out", str(place), "--resume", "--steps", "3"]
+    assert run(words) == 0
+    np.save(tmp_path / "x.npy", 2 * numbers(shape))
+    assert run([*words[:-1], "4"]) == 2  # other data
+
+
+def test_a_garbled_scaling_is_refused(tmp_path):
+    for record in (
+        {},
+        [],
+        {"shift": [0], "scale": [0]},
+        {"shift": [0], "scale": ["1"]},
+        {"shift": [0, 1], "scale": [1, 1]},
+    ):
+        check_error(lambda record=record: Scaling.described(record, 1), CheckpointError, "scal")
+
+
+def test_a_dataset_of_the_users_is_trained_on():
+    x = torch.tensor(numbers((2,)))
+    config = TrainConfig(steps=2, batch_size=8, width=8, class_conditional=True)
+    *_, last = train(config, data=TensorDataset(x, torch.arange(40) % 2))
+    assert last.snapshot().classes == ("0", "1")
+    assert last.snapshot().scaling.shift == pytest.approx(x.double().mean(0).tolist())
+    check_error(
+        lambda: next(train(TrainConfig(jitter=0.1, steps=1), data=array_data(numbers((3, 4, 4))))),
+        ConfigError,
+        "jitter",
+    )
+    check_error(lambda: next(train(TrainConfig(flip=True, steps=1), data=array_data(x))), ConfigError, "flip")
