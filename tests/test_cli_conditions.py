@@ -271,7 +271,7 @@ def test_the_lines_of_a_card_give_conditions_and_sample(network, here):
         ("flat", "the same in all 12 rows"),
         ("place:number", "a number"),
         ("low:vector", "a vector has 1 axes"),
-        ("text:image", "the data of (1, 8, 8)"),
+        ("text:image", "the data are of (1, 8, 8): give both the same sides"),
     ],
 )
 def test_a_training_on_what_is_no_condition_ends_before_its_first_step(condition, says, here, capsys):

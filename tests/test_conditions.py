@@ -90,11 +90,12 @@ def test_images_of_8_bits_are_scaled_as_all_images_are():
         (torch.tensor([[1.0, 2.0], [torch.inf, 1.0]]), None, DataError, "row 1"),
         (torch.ones(5), None, ConfigError, "the same in all 5 rows"),
         (torch.tensor([1e300, -1e300], dtype=F64), None, DataError, "scale"),
-        (torch.arange(4.0), "vector", ConfigError, "a vector has 1 axes"),
+        (torch.arange(4.0), "vector", ConfigError, "ask for c:number"),
         (torch.zeros(4, 1, 2, 2), "number", ConfigError, "a number"),
         (torch.arange(4.0), "sound", UnknownNameError, "kind of condition"),
         (torch.zeros(3, dtype=torch.complex64), None, DtypeError, "complex"),
-        (torch.zeros(0), None, DataError, "empty"),
+        (torch.zeros(0), None, DataError, "holds no row"),
+        (torch.tensor(1.0), None, DataError, "give (N, …) values"),
     ],
 )
 def test_values_of_which_no_condition_can_be_made(values, kind, error, says):

@@ -77,7 +77,7 @@ def test_attention_is_written_out_where_the_fused_one_is_slow(precision):
             return super().forward(x, t)
 
     losses(replace(TINY, precision=precision, steps=1), network=Attentive())
-    assert fused == [precision == "float32"]
+    assert fused[1:] == [precision == "float32"]  # the first is asked before the training
 
 
 def test_training_lowers_the_loss_far_below_that_of_an_untrained_network():
@@ -139,7 +139,7 @@ def test_flipping_mirrors_about_half_of_the_images():
     config = replace(TINY, flip=True, batch_size=256, steps=1, schedule="linear", diffusion_steps=1)
     with pytest.warns(UserWarning, match="ends at"):
         losses(config, data=ImageData(ramp), network=Spy())
-    mirrored = (seen[0][..., 0] > seen[0][..., -1]).float().mean()
+    mirrored = (seen[-1][..., 0] > seen[-1][..., -1]).float().mean()
     assert 0.3 < mirrored < 0.7
 
 
@@ -292,7 +292,7 @@ def test_the_network_takes_the_input_and_the_time_of_its_kind(prediction, dtype)
 
     white = ImageData(torch.full((512, 1, 8, 8), 255, dtype=torch.uint8))
     losses(replace(TINY, prediction=prediction, batch_size=512, steps=1), data=white, network=Spy())
-    ((x, time),) = seen
+    x, time = seen[-1]
     assert time.dtype == dtype
     kind, cosine = PARAMETERISATIONS[prediction], NoiseSchedule.cosine()
     table = coefficients_table(cosine, kind)

@@ -173,10 +173,29 @@ def kind_of(name: str, shape: tuple[int, ...], kind: str | None) -> str:
     asked = kind or BY_DIMENSIONS[min(len(shape), 3)]
     dimensions, _, says = look_up(KINDS, asked, "kind of condition")
     if len(shape) not in dimensions:
+        others = " or ".join(other for other, each in KINDS.items() if len(shape) in each.dimensions)
+        axes = " or ".join(map(str, dimensions))
         raise ConfigError(
-            f"condition {name} has values of shape {shape}, and {says} has {dimensions[0]} axes"
+            f"condition {name} has values of shape {shape}, and {says} has {axes} axes: "
+            + (f"ask for {name}:{others}" if others else "give values of at most four")
         )
     return asked
+
+
+def check_values(name: str, values: Tensor) -> None:
+    """Require (N, …) real values, N > 0.
+
+    Raises:
+        DtypeError: no tensor, or complex numbers.
+        DataError: no values.
+    """
+    if not isinstance(values, Tensor) or values.is_complex():
+        found = values.dtype if isinstance(values, Tensor) else type(values).__name__
+        raise DtypeError(f"condition {name} is {found}: give a tensor of real numbers")
+    if not values.ndim or not values.numel():
+        raise DataError(
+            f"condition {name} has shape {tuple(values.shape)}, which holds no row: give (N, …) values"
+        )
 
 
 def check_finite(name: str, values: Tensor) -> None:
@@ -186,15 +205,13 @@ def check_finite(name: str, values: Tensor) -> None:
         DtypeError: no tensor, or complex numbers.
         DataError: none, or with the first row that is not finite.
     """
-    if not isinstance(values, Tensor) or values.is_complex():
-        found = values.dtype if isinstance(values, Tensor) else type(values).__name__
-        raise DtypeError(f"condition {name} is {found}: give a tensor of real numbers")
-    if not values.numel():
-        raise DataError(f"condition {name} has shape {tuple(values.shape)}, which is empty: give values")
+    check_values(name, values)
     wrong = ~values.reshape(len(values), -1).isfinite().all(1)
     if wrong.any():
         row = int(wrong.nonzero()[0])
-        raise DataError(f"condition {name} is missing, NaN or infinite in row {row} of {len(values)}")
+        raise DataError(
+            f"condition {name} is missing, NaN or infinite in row {row} of {len(values)}: give a number"
+        )
 
 
 def needs(conditions: Mapping[str, Condition]) -> str:

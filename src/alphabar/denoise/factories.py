@@ -17,7 +17,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
@@ -27,13 +28,23 @@ from typing import Any
 import torch
 from torch import nn
 
+from alphabar.denoise._places import first_line
 from alphabar.denoise.conditioned import Conditioned
 from alphabar.denoise.conditions import Condition
 from alphabar.denoise.conditions import described as conditions_of
 from alphabar.denoise.nets import NETS, build
-from alphabar.errors import CheckpointError, ConfigError, MissingExtraError
+from alphabar.errors import AlphabarError, CheckpointError, ConfigError, MissingExtraError
 
-__all__ = ["Factory", "check_allowed", "check_call", "check_name", "digest_of", "find", "save_weights"]
+__all__ = [
+    "Factory",
+    "check_allowed",
+    "check_call",
+    "check_name",
+    "digest_of",
+    "find",
+    "named_errors",
+    "save_weights",
+]
 
 
 @dataclass(frozen=True)
@@ -92,8 +103,8 @@ class Factory:
             seed: of the parameters it begins with.
 
         Raises:
-            ConfigError: no such module or factory; one that is called otherwise, or returns something else;
-                data or a width that a network of the table does not take.
+            ConfigError: no such module or factory; one that is called otherwise, fails, or returns something
+                else; data or a width that a network of the table does not take.
         """
         options: dict[str, Any] = {"classes": self.classes, "out_channels": self.out_channels}
         if self.consent:
@@ -105,7 +116,8 @@ class Factory:
             factory = partial(Conditioned, factory, self.conditions) if self.conditions else factory
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
-            network = factory(self.shape, **options)
+            with named_errors(f"{self.name} builds no network for data of shape {self.shape}"):
+                network = factory(self.shape, **options)
         if not isinstance(network, nn.Module):
             raise ConfigError(f"{self.name} returned a {type(network).__name__}: expected a torch.nn.Module")
         return network
@@ -243,6 +255,17 @@ def check_call(what: str, function: Callable[..., Any], *arguments: Any, **optio
     except TypeError as error:
         given = ", ".join(["…"] * len(arguments) + [f"{name}=…" for name in options])
         raise ConfigError(f"{what} is called as ({given}), and does not take that: {error}") from None
+
+
+@contextmanager
+def named_errors(what: str) -> Iterator[None]:
+    """Make a ConfigError of what code that is not ours raises in the block."""
+    try:
+        yield
+    except AlphabarError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{what}: {type(error).__name__}, {first_line(error)}") from error
 
 
 def check_allowed(recorded: str | None, allowed: str | None, place: object) -> None:

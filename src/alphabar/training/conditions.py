@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from alphabar.denoise.conditions import Condition, kind_of, split_kind
+from alphabar.denoise.conditions import Condition, check_values, kind_of, split_kind
 from alphabar.errors import ConfigError, ShapeError
 from alphabar.training.config import TrainConfig
 from alphabar.training.data import ImageData
@@ -30,9 +30,12 @@ def measured(config: TrainConfig, data: ImageData) -> dict[str, Condition]:
 
 def _measured(name: str, kind: str | None, data: ImageData) -> Condition:
     if name not in data.conditions:
-        there = ", ".join(data.conditions) or "none"
-        raise ConfigError(f"there is no condition {name} in the data: they have {there}")
+        there = ", ".join(data.conditions)
+        remedy = f"choose among {there}" if there else "give them as columns, or leave conditions out"
+        raise ConfigError(f"there is no condition {name} in the data: {remedy}")
     values = data.conditions[name]
+    if not hasattr(values, "decode"):  # which images have that are read when they are needed
+        check_values(name, values)
     if values.shape[0] != len(data):
         raise ShapeError(
             f"condition {name} has {values.shape[0]} values for {len(data)} images: give one each"
@@ -44,9 +47,9 @@ def _measured(name: str, kind: str | None, data: ImageData) -> Condition:
     else:
         condition = Condition.pixels(shape)
     if condition.kind == "image" and condition.shape[1:] != data.shape[1:]:
+        remedy = "give both the same sides" if data.shape[1:] else "give vectors a vector"
         raise ConfigError(
-            f"condition {name} has images of {condition.shape}, the data of {data.shape}: give both the same "
-            "sides"
+            f"condition {name} has images of {condition.shape}, the data are of {data.shape}: {remedy}"
         )
     return condition
 

@@ -119,6 +119,7 @@ def train(
             config = as_begun(config, settings_of(resume))
     config = sized(config, data.shape, accelerator.device)
     trainer = Trainer.of(config, schedule, objective, data, network, accelerator)
+    data = replace(data, conditions={name: data.conditions[name] for name in trainer.conditions})
     start, before = (0, 0.0) if resume is None else trainer.go_on(resume)
     offset = accelerator.process_index * share
     order = Order(

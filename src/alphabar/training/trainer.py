@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from alphabar.denoise import network_output
 from alphabar.denoise.conditions import Condition
-from alphabar.denoise.factories import Factory, check_call
+from alphabar.denoise.factories import Factory, check_call, named_errors
 from alphabar.denoise.precision import autocast, precision_on
 from alphabar.denoise.scaling import Scaling
 from alphabar.errors import CheckpointError, ConfigError, NoAnswerError
@@ -25,12 +25,12 @@ from alphabar.training.augment import check_augmentations
 from alphabar.training.averages import Averages, Profile, exponential, parse_profile
 from alphabar.training.checkpoint import Checkpoint
 from alphabar.training.conditions import measured
-from alphabar.training.config import TrainConfig
+from alphabar.training.config import GIVEN, TrainConfig
 from alphabar.training.data import Batch, ImageData
 from alphabar.training.draw import Draw, Examples
 from alphabar.training.engine import prepare, share_of, whole
 from alphabar.training.network import factory_of, new_network
-from alphabar.training.objective import Objective
+from alphabar.training.objective import VARIANCES, Objective
 from alphabar.training.state import TrainState, check_same, live_tensors, newest, read_into
 
 __all__ = ["Trainer", "Update"]
@@ -99,8 +99,12 @@ class Trainer:
         part = share_of(config.batch_size, config.accumulate, accelerator) // config.accumulate
         factory = factory_of(config, shape, len(classes), conditions)
         bare = network or new_network(config, shape, len(classes), conditions)
-        if factory:
-            _check_own(bare, factory, objective, device, is_given=network is not None)
+        if factory and network is not None:
+            factory.check_built(network)
+        if factory or network is not None:
+            out_channels = VARIANCES[config.variance] * shape[0]
+            asked = factory or Factory(GIVEN, shape, len(classes), out_channels, conditions=conditions)
+            _check_own(bare, asked, objective, device)
         template = copy.deepcopy(bare).cpu()
         optimizer = torch.optim.AdamW(
             bare.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True
@@ -228,25 +232,28 @@ def _classes(config: TrainConfig, data: ImageData) -> tuple[str, ...]:
     return tuple(data.classes or ()) if config.class_conditional else ()
 
 
-def _check_own(
-    network: nn.Module, factory: Factory, objective: Objective, device: torch.device, *, is_given: bool
-) -> None:
-    """Ask a copy of a network once, so that an answer that does not fit is an error before training.
+def _check_own(network: nn.Module, asked: Factory, objective: Objective, device: torch.device) -> None:
+    """Ask a copy of a network once, so that what it does not take or answer is an error before training.
+
+    Args:
+        network: of one's own.
+        asked: what the training asks of it.
+        objective: of the training.
+        device: where it computes.
 
     Raises:
-        ConfigError: it is called otherwise; or it was given, and is not what its factory builds.
+        ConfigError: it is called otherwise, or fails with such data, labels and conditions.
         ShapeError: it returns another shape.
     """
-    if is_given:
-        factory.check_built(network)
-    x, t = torch.zeros(2, *factory.shape, device=device), torch.zeros(2, dtype=torch.int64, device=device)
-    labels = torch.tensor([0, factory.classes], device=device) if factory.classes else None
+    x, t = torch.zeros(2, *asked.shape, device=device), torch.zeros(2, dtype=torch.int64, device=device)
+    labels = torch.tensor([0, asked.classes], device=device) if asked.classes else None
     options = {} if labels is None else {"class_labels": labels}
-    codes = {
-        name: torch.zeros(2, *each.code_shape, device=device) for name, each in factory.conditions.items()
-    }
-    check_call(f"what {factory.name} builds", network.forward, x, t, **options, **codes)
+    codes = {name: torch.zeros(2, *each.code_shape, device=device) for name, each in asked.conditions.items()}
+    what = "the network" if asked.name == GIVEN else f"what {asked.name} builds"
+    check_call(what, network.forward, x, t, **options, **codes)
     copied = copy.deepcopy(network).to(device).eval()
     with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         given, time = objective.ask(x, x, t)
-        objective.losses(network_output(copied, given, time, labels, codes), x, x, t)
+        with named_errors(f"{what} does not take data of shape {asked.shape}"):
+            output = network_output(copied, given, time, labels, codes)
+        objective.losses(output, x, x, t)
