@@ -103,6 +103,7 @@ def test_the_learned_variance_is_the_one_that_makes_samples_of_the_data():
     config = TrainConfig(
         **{"prediction": "sample", "variance": "learned_range", "diffusion_steps": STEPS},
         **{"steps": 300, "batch_size": 128, "learning_rate": 0.05, "warmup": 5, "precision": "float32"},
+        timesteps="stratified",
     )
     *_, last = train(config, data=ImageData(data), network=Exact())
     trained = last.snapshot()

@@ -137,7 +137,7 @@ def test_a_setting_that_may_not_change_is_refused_and_one_that_may_is_taken(tmp_
     longer = replace(CONFIG, steps=10, learning_rate=1e-3, precision="auto")
     losses, _ = run(tmp_path, longer, resume=True)
     assert len(losses) == 6
-    assert newest(tmp_path)[1].config == replace(longer, network="unet")
+    assert newest(tmp_path)[1].config == replace(longer, network="unet", optimizer="muon")
 
 
 def test_only_as_many_checkpoints_stay_as_are_asked_for(tmp_path):
@@ -342,7 +342,7 @@ def test_a_disk_that_is_really_full_leaves_the_run_as_it_was(tmp_path):
     place = tmp_path / "disk"
     place.mkdir()
     if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2500k", "tmpfs", place], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=1400k", "tmpfs", place], capture_output=True, check=False
     ).returncode:
         pytest.skip("only root may mount a small disk")
     try:

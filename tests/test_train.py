@@ -27,6 +27,7 @@ from alphabar.training.loop import train
 from alphabar.training.loss import LOSSES
 from alphabar.training.network import sized
 from alphabar.training.objective import VARIANCES
+from alphabar.training.optimizers import OPTIMIZERS
 from alphabar.training.order import Order, cores
 from alphabar.training.statistics import SCALINGS
 from alphabar.training.timesteps import TIMESTEPS
@@ -259,6 +260,7 @@ def test_every_field_that_takes_a_name_says_which():
         "loss": LOSSES,
         "timesteps": TIMESTEPS,
         "scaling": SCALINGS,
+        "optimizer": {"auto": None, **OPTIMIZERS},
         "precision": PRECISIONS,
     }
 
@@ -352,22 +354,27 @@ def test_data_without_an_image_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "device", "size", "channels"),
+    ("seconds", "device", "size", "network"),
     [
-        (None, "cpu", 28, (64, 128, 128)),
-        (300.0, "cpu", 28, (16, 32, 32)),
-        (1800.0, "cpu", 32, (32, 64, 64)),
-        (1e6, "cpu", 28, (64, 128, 128)),
-        (300.0, "cuda", 28, (64, 128, 128)),
-        (80.0, "cpu", 8, (32, 64)),
-        (10.0, "cpu", 8, (16, 16)),
+        (None, "cpu", 28, {"network": "unet", "channels": (64, 128, 128)}),
+        (300.0, "cpu", 28, {"network": "unet_2d", "width": 64}),
+        (1800.0, "cpu", 32, {"network": "unet_2d", "width": 96}),
+        (1e6, "cpu", 28, {"network": "unet_2d", "width": 128}),
+        (300.0, "cuda", 28, {"network": "unet", "channels": (64, 128, 128)}),
+        (80.0, "cpu", 8, {"network": "unet", "channels": (32, 64)}),
+        (10.0, "cpu", 8, {"network": "unet", "channels": (16, 16)}),
     ],
 )
-def test_a_short_training_on_a_cpu_takes_a_smaller_network(seconds, device, size, channels):
-    config = TrainConfig(seconds=seconds)
-    assert sized(config, (1, size, size), torch.device(device)).channels == channels
+def test_a_training_on_a_cpu_that_time_ends_takes_another_and_a_smaller_network(
+    seconds, device, size, network
+):
+    config, shape, where = TrainConfig(seconds=seconds), (1, size, size), torch.device(device)
+    assert sized(config, shape, where) == replace(config, **network)
+    assert sized(sized(config, shape, where), shape, where) == replace(config, **network)
+    named = sized(replace(config, network="unet"), (1, 28, 28), where)
+    assert named.network == "unet" and named.width is None
     chosen = TrainConfig(seconds=seconds, channels=(24,))
-    assert sized(chosen, (1, size, size), torch.device(device)) == replace(chosen, network="unet")
+    assert sized(chosen, shape, where) == replace(chosen, network="unet")
 
 
 def test_a_training_is_ended_by_steps_by_time_or_after_two_thousand_updates():

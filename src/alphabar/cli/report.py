@@ -146,7 +146,7 @@ def _levels(entries: Sequence[Entry]) -> Iterable[str]:
         for colour, (label, some) in enumerate(times.items())
     ]
     axis: dict[str, Any] = {"x_label": "t/T", "x": (0.0, 1.0)}
-    alts = [", ".join(f"{y:.3g}" for y in curve.y) for curve in losses]
+    alts = [", ".join("none" if math.isnan(y) else f"{y:.3g}" for y in curve.y) for curve in losses]
     yield plot(losses, title="Loss", alt=f"Loss by noise level, at the end {alts[-1]}", log_y=True, **axis)
     shares = _means(known, "share")
     alt = "Share of the images by noise level: " + ", ".join(f"{share:.1%}" for share in shares)

@@ -17,12 +17,13 @@ from alphabar.schedule import FAMILIES
 from alphabar.training.augment import check_augmentations
 from alphabar.training.loss import LOSSES
 from alphabar.training.objective import VARIANCES
+from alphabar.training.optimizers import OPTIMIZERS
 from alphabar.training.statistics import SCALINGS
 from alphabar.training.timesteps import TIMESTEPS
 
 __all__ = ["AUTO", "GIVEN", "UNET", "TrainConfig"]
 
-AUTO = "auto"  # the network is chosen by the shape of the data
+AUTO = "auto"  # a network or an optimizer that is chosen by what is known
 UNET = "unet"  # diffusers' UNet2DModel
 UPDATES = 2000  # of a run that no setting ends
 LIMIT = 10**9  # of one that time ends
@@ -87,8 +88,8 @@ class TrainConfig:
     """Whether the network returns the variance of ancestral sampling too."""
     loss: str = _one_of(LOSSES, "simple")
     """How the error is weighted over the noise levels."""
-    timesteps: str = _one_of(TIMESTEPS, "stratified")
-    """How t is drawn; stratified is uniform, with one t from each of B equal parts."""
+    timesteps: str = _one_of(TIMESTEPS, "logit_normal")
+    """How t is drawn: logit_normal visits middle levels most, uniform and stratified all alike."""
 
     network: str = AUTO
     """What is trained: one that "alphabar info --networks" lists, or what builds a network of your own,
@@ -101,12 +102,14 @@ class TrainConfig:
     """Updates of the network; by default 2000, or with ``seconds`` as many as fit."""
     seconds: float | None = _may_change(None)
     """Stop by the clock as well; the learning rate then falls with whichever is nearer its end."""
-    batch_size: int = 128
+    batch_size: int = 64
     """Images an update, over all processes together."""
     accumulate: int = _may_change(1)
     """Parts in which each process takes its share of the batch, one after the other, to need less memory."""
+    optimizer: str = _one_of({AUTO: None, **OPTIMIZERS}, AUTO)
+    """What corrects the parameters; auto is muon, and adamw where the parameters are sharded."""
     learning_rate: float = _may_change(2e-3)
-    """Highest rate of AdamW; it rises during the warm-up and falls to 0 along a cosine."""
+    """Highest rate of the optimizer; it rises during the warm-up and falls to 0 along a cosine."""
     warmup: int = _may_change(100)
     """Updates until the rate is at its highest."""
     clip_norm: float = _may_change(1.0)

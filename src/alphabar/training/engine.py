@@ -18,6 +18,7 @@ __all__ = [
     "any_process",
     "describe_machine",
     "is_main",
+    "is_sharded",
     "make_accelerator",
     "needs_cpu",
     "prepare",
@@ -78,6 +79,12 @@ def prepare(network: nn.Module, optimizer: Any, accelerator: Any) -> tuple[nn.Mo
     model, optimizer = accelerator.prepare(network.train(), optimizer)
     holder = model if getattr(accelerator, "is_fsdp2", False) else network
     return model, holder, optimizer
+
+
+def is_sharded(accelerator: Any) -> bool:
+    """Return whether each process is to hold a part of each parameter."""
+    kind: str = accelerator.distributed_type.value
+    return not (kind == "NO" or kind.startswith("MULTI_"))
 
 
 def any_process(flag: bool) -> bool:

@@ -30,9 +30,10 @@ from alphabar.training.checkpoint import Checkpoint
 from alphabar.training.config import AUTO, GIVEN, UNET, TrainConfig
 from alphabar.training.data import Batch, ImageData, array_data, load_data
 from alphabar.training.encoded import Progress
-from alphabar.training.engine import make_accelerator, share_of
+from alphabar.training.engine import is_sharded, make_accelerator, share_of
 from alphabar.training.network import as_begun, sized
 from alphabar.training.objective import Objective
+from alphabar.training.optimizers import chosen
 from alphabar.training.order import Order, batches
 from alphabar.training.state import TrainState, settings_of
 from alphabar.training.trainer import Trainer
@@ -118,6 +119,7 @@ def train(
         with suppress(CheckpointError):  # which is told when the run is gone on from
             config = as_begun(config, settings_of(resume))
     config = sized(config, data.shape, accelerator.device)
+    config = replace(config, optimizer=chosen(config.optimizer, is_sharded=is_sharded(accelerator)))
     trainer = Trainer.of(config, schedule, objective, data, network, accelerator)
     data = replace(data, conditions={name: data.conditions[name] for name in trainer.conditions})
     start, before = (0, 0.0) if resume is None else trainer.go_on(resume)

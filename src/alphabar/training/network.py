@@ -20,6 +20,8 @@ from alphabar.training.objective import VARIANCES
 
 __all__ = ["as_begun", "factory_of", "new_network", "sized", "unet"]
 
+OURS_2D = "unet_2d"
+SMALL = 16  # images of at most so many pixels a side cost either network little
 CHOICES = ("mlp", "unet_1d", UNET, "unet_3d")
 """What "auto" stands for, by the number of dimensions beside the channels."""
 
@@ -39,6 +41,8 @@ Elsewhere seconds count by the cost of an image, its pixels times the square of 
 
 A network that sees its images too few times is worse than a small one that sees them more often.
 """
+WIDTHS_2D = {64: 900, 96: 3600, 128: math.inf}
+"""Widths of our own U-Net for a training on a CPU, and up to how many seconds at 28×28 each is taken."""
 NARROWEST = 16
 
 
@@ -109,18 +113,21 @@ def sized(config: TrainConfig, shape: Sequence[int], device: torch.device) -> Tr
     Raises:
         ConfigError: data of more dimensions than any network takes.
     """
+    is_timed = device.type == "cpu" and config.seconds is not None
     if config.network == AUTO:
-        config = replace(config, network=UNET if config.channels else _chosen(shape))
-    if config.network in NETS and config.width is None:
-        return replace(config, width=NETS[config.network].width)
-    if config.network != UNET or config.channels or config.width or len(shape) != 3:
+        config = replace(config, network=UNET if config.channels else _chosen(shape, is_timed=is_timed))
+    if config.channels or config.width or config.network not in (UNET, *NETS):
         return config
-    widths, time = _default_widths(max(shape[1:])), math.inf
-    if device.type == "cpu" and config.seconds is not None:
-        time = config.seconds * (28 * 64) ** 2 / (shape[1] * shape[2] * widths[0] ** 2)
-    share = next((share for share, most in SHORT.items() if time <= most), 1.0)
-    channels = tuple(max(min(NARROWEST, width), int(width * share)) for width in widths)
-    return replace(config, channels=channels)
+    seconds = config.seconds * 28**2 / math.prod(shape[1:]) if config.seconds and is_timed else math.inf
+    if config.network in NETS:
+        timed = is_timed and config.network == OURS_2D
+        best = next(width for width, most in WIDTHS_2D.items() if seconds <= most)
+        return replace(config, width=best if timed else NETS[config.network].width)
+    if len(shape) != 3:
+        return config
+    widths = _default_widths(max(shape[1:]))
+    share = next((share for share, most in SHORT.items() if seconds <= most * (widths[0] / 64) ** 2), 1.0)
+    return replace(config, channels=tuple(max(min(NARROWEST, each), int(each * share)) for each in widths))
 
 
 def as_begun(config: TrainConfig, begun: TrainConfig) -> TrainConfig:
@@ -133,6 +140,8 @@ def as_begun(config: TrainConfig, begun: TrainConfig) -> TrainConfig:
     kept: dict[str, Any] = {}
     if config.network == AUTO and begun.factory_name is None:
         kept["network"] = begun.network
+    if config.optimizer == AUTO:
+        kept["optimizer"] = begun.optimizer
     if not config.channels and config.width is None:
         kept |= {"channels": begun.channels, "width": begun.width}
     return replace(config, **kept)
@@ -181,15 +190,22 @@ def new_network(
         return unet(shape, **options, classes=classes, out_channels=out_channels, conditions=shapes)
 
 
-def _chosen(shape: Sequence[int]) -> str:
-    """Return the network that suits a shape; of images that diffusers' U-Net cannot halve, our own."""
+def _chosen(shape: Sequence[int], *, is_timed: bool) -> str:
+    """Return the network that suits a shape.
+
+    That of diffusers is for images that it can halve; where a CPU has little time for large ones, our own
+    learns more in it.
+    """
     if not 1 <= len(shape) <= len(CHOICES):
         raise ConfigError(
             f"the data have shape {tuple(shape)}: expected (C,), (C, L), (C, H, W) or (C, D, H, W)"
         )
     name, sides = CHOICES[len(shape) - 1], shape[1:]
-    halvings = 2 ** (len(_default_widths(max(sides))) - 1) if name == UNET else 1
-    return "unet_2d" if any(side % halvings for side in sides) else name
+    if name != UNET:
+        return name
+    halvings = 2 ** (len(_default_widths(max(sides))) - 1)
+    is_own = any(side % halvings for side in sides) or (is_timed and max(sides) > SMALL)
+    return OURS_2D if is_own else UNET
 
 
 def _scaled(widths: tuple[int, ...], first: int | None) -> tuple[int, ...]:

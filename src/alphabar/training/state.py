@@ -28,6 +28,7 @@ from alphabar.denoise.folders import verified, whole_folder
 from alphabar.errors import AlphabarError, CheckpointError, ConfigError
 from alphabar.training.averages import Averages
 from alphabar.training.config import TrainConfig
+from alphabar.training.optimizers import begin
 
 __all__ = [
     "CHECKPOINTS",
@@ -47,7 +48,6 @@ __all__ = [
 CHECKPOINTS = "checkpoints"
 MANIFEST = "checkpoint.json"
 NAME = re.compile(r"step-(\d{8,})")
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class CheckpointWarning(UserWarning):
@@ -135,16 +135,14 @@ class TrainState:
 def live_tensors(network: nn.Module, optimizer: Any, averages: Averages) -> dict[str, Tensor]:
     """Return the tensors of a run by name, as they are: to be copied from, or to be read into.
 
-    The moments of AdamW, which it makes at its first update, are made here.
+    The moments of the optimizer, which it makes at its first update, are made here.
     """
     found = {f"network/{name}": tensor.detach() for name, tensor in _named_tensors(network)}
-    state = getattr(optimizer, "optimizer", optimizer).state
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # as accelerate wraps it
+    begin(optimizer)
     for name, parameter in network.named_parameters():
-        moments = state[parameter]
-        if not moments:
-            moments["step"] = torch.zeros((), device=parameter.device)
-            moments.update((moment, torch.zeros_like(parameter.detach())) for moment in MOMENTS)
-        found |= {f"optimizer/{name}/{moment}": moments[moment] for moment in MOMENTS}
+        moments = {key: value for key, value in optimizer.state[parameter].items() if key != "step"}
+        found |= {f"optimizer/{name}/{moment}": tensor for moment, tensor in moments.items()}
     for profile, tensors in averages.state().items():
         found |= {f"averages/{profile}/{name}": tensor for name, tensor in tensors.items()}
     return found

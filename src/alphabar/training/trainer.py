@@ -31,6 +31,7 @@ from alphabar.training.draw import Draw, Examples
 from alphabar.training.engine import prepare, share_of, whole
 from alphabar.training.network import factory_of, new_network
 from alphabar.training.objective import VARIANCES, Objective
+from alphabar.training.optimizers import OPTIMIZERS
 from alphabar.training.state import TrainState, check_same, live_tensors, newest, read_into
 
 __all__ = ["Trainer", "Update"]
@@ -106,9 +107,8 @@ class Trainer:
             asked = factory or Factory(GIVEN, shape, len(classes), out_channels, conditions=conditions)
             _check_own(bare, asked, objective, device)
         template = copy.deepcopy(bare).cpu()
-        optimizer = torch.optim.AdamW(
-            bare.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), fused=True
-        )
+        dtype = getattr(torch, precision_on(device, config.precision))
+        optimizer = OPTIMIZERS[config.optimizer](bare, config.learning_rate, dtype)
         model, holder, optimizer = prepare(bare, optimizer, accelerator)
         return cls(
             *(config, accelerator, schedule, objective, shape, classes, conditions),
@@ -135,7 +135,8 @@ class Trainer:
         read_into(place, here.tensors)
         self.averages.updates = begun.step
         for state in getattr(self.optimizer, "optimizer", self.optimizer).state.values():
-            state["step"].fill_(begun.step)
+            if "step" in state:
+                state["step"].fill_(begun.step)
         return begun.step, begun.seconds
 
     def state(self, step: int, seconds: float) -> TrainState:

@@ -48,7 +48,7 @@ class Net(NamedTuple):
 NETS = {
     "mlp": Net(MLP, (0,), 256),
     "unet_1d": Net(UNet, (1,), 32),
-    "unet_2d": Net(UNet, (2,), 32),
+    "unet_2d": Net(UNet, (2,), 64),
     "unet_3d": Net(UNet, (3,), 32),
     "dit": Net(DiT, (1, 2, 3), 192),
 }
