@@ -401,8 +401,9 @@ KILLED_BEFORE = (
 )
 
 
-def test_killed_at_25_moments_also_within_writing_a_run_ends_as_if_undisturbed(tmp_path):
-    draw, kills, threads = random.Random(0), 0, torch.get_num_threads()
+@pytest.mark.parametrize("moments", [8, pytest.param(25, marks=pytest.mark.long)])
+def test_killed_at_many_moments_also_within_writing_a_run_ends_as_if_undisturbed(tmp_path, moments):
+    draw, kills, threads = random.Random(moments), 0, torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         *_, last = train(KILLED)
@@ -415,7 +416,7 @@ def test_killed_at_25_moments_also_within_writing_a_run_ends_as_if_undisturbed(t
             assert same(load_file(folder / "checkpoints/step-00000006/state.safetensors"), expected)
             assert same(load(folder).network.state_dict(), average)
             assert not list(folder.rglob(".step*")) + list(folder.rglob(".alphabar*"))
-            if kills >= 25:
+            if kills >= moments:
                 return
     finally:
         torch.set_num_threads(threads)
