@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -33,6 +35,15 @@ def test_noise_writes_a_strip_and_an_animation(picture, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == [f"wrote {out}", f"wrote {out.with_suffix('.gif')}"]
     with Image.open(out.with_suffix(".gif")) as movie:
         assert movie.n_frames == 61  # the picture itself, and sixty t
+
+
+@pytest.mark.parametrize("arguments", [["samplers"], ["train", "--help"]])
+def test_who_stops_reading_gets_no_traceback(arguments):
+    command = [sys.executable, "-m", "alphabar", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == (b"", 141)
+    process.stderr.close()
 
 
 def test_schedule_prints_the_ends_and_draws_the_curves(tmp_path, capsys):

@@ -75,6 +75,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = note  # type: ignore[assignment]
             command()
+    except BrokenPipeError:
+        raise
     except (AlphabarError, OSError) as error:
         return _complain(str(error))
     except (MemoryError, torch.OutOfMemoryError) as error:
