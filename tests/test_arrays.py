@@ -14,9 +14,12 @@ from pyarrow import parquet
 from safetensors.torch import save_file
 from torch.utils.data import TensorDataset
 
+from alphabar.cli import plots
 from alphabar.cli._main import run
+from alphabar.cli._pictures import pictures
 from alphabar.denoise.scaling import Scaling
 from alphabar.errors import CheckpointError, ConfigError, DataError, ShapeError, UnknownNameError
+from alphabar.samplers import DDIM, sample
 from alphabar.training import TrainConfig, array_data, load, load_data, train
 from alphabar.training.arrays import Held, NumpyFile
 from alphabar.training.statistics import SCALINGS, ScalingWarning, Statistics, measured, scaling_of
@@ -247,7 +250,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_run_keeps_the_scaling_of_its_data_and_can_be_opened(shape, tmp_path):
+def test_a_run_keeps_the_scaling_of_its_data_and_can_be_opened(shape, tmp_path, capsys):
     np.save(tmp_path / "x.npy", numbers(shape))
     place = tmp_path / "run"
     assert run(["train", str(tmp_path / "x.npy"), "--out", str(place), *TRAIN]) == 0
@@ -258,8 +261,24 @@ def test_a_run_keeps_the_scaling_of_its_data_and_can_be_opened(shape, tmp_path):
     unclipped = loaded.denoiser()(far, 0).x_0
     assert torch.equal(loaded.guided()(far, 0).x_0, unclipped)
     assert unclipped.abs().max() > 2  # at t = 0 the answer is near x_t
+    words = ["sample", str(place), "--num", "5", "--steps", "2", "--precision", "float32"]
+    assert run([*words, "--batch-size", "2"]) == 0
+    drawn = np.load(place / "samples/samples.npy")
+    options = {"seed": 0, "progress": False}
+    z = sample(loaded.guided(), (5, *shape), DDIM(steps=2), **options)
+    assert np.allclose(drawn, loaded.scaling.invert(z), rtol=1e-4, atol=1e-3 / min(loaded.scaling.scale))
+    assert sorted(path.name for path in (place / "samples").iterdir()) == ["samples.json", "samples.npy"]
+    assert plots.is_grid(place / "samples.png")
+    for wrong in (["--form", "png"], ["--form", "tar"]):
+        assert run([*words, *wrong, "--out", str(tmp_path / "out")]) == 2
+    same = ["--data", str(tmp_path / "x.npy")]
+    more = {"edit": ["x.png"], "evaluate": same, "likelihood": same, "export": ["x.onnx"]}
+    for command, words in more.items():
+        assert run([command, str(place), *words]) == 2
+        assert "makes arrays" in capsys.readouterr().err
     words = ["train", str(tmp_path / "x.npy"), "--out", str(place), "--resume", "--steps", "3"]
-    assert run(words) == 0
+    assert run([*words, "--samples-every", "1"]) == 0
+    assert plots.is_grid(place / "samples/step-00000003.png")
     np.save(tmp_path / "x.npy", 2 * numbers(shape))
     assert run([*words[:-1], "4"]) == 2  # other data
 
@@ -287,3 +306,17 @@ def test_a_dataset_of_the_users_is_trained_on():
         "jitter",
     )
     check_error(lambda: next(train(TrainConfig(flip=True, steps=1), data=array_data(x))), ConfigError, "flip")
+
+
+def test_pictures_show_points_curves_channels_and_slices_where_they_lie():
+    corners = pictures(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+    assert corners.shape[0] == 1
+    assert (corners[0, 0, -1, 0], corners[0, 0, 0, -1], corners.lt(0).sum()) == (-1, -1, 2)
+    rising = pictures(torch.linspace(5, 9, 64)[None, None])[0, 0]
+    assert (rising[-1, 0], rising[0, -1]) == (-1, -1)
+    assert rising.lt(0).any(0).all()  # a curve without gaps
+    assert pictures(torch.zeros(2, 5)).shape == (2, 1, 64, 64)
+    x = torch.arange(2 * 2 * 3 * 4).reshape(2, 2, 3, 4)
+    tiled = pictures(x)
+    assert torch.allclose(tiled, torch.cat([x[:, :1], x[:, 1:]], -1).double() / 47 * 2 - 1)
+    assert pictures(torch.rand(2, 1, 9, 3, 4)).shape == (2, 1, 3, 16)

@@ -1,11 +1,12 @@
-"""The forms of samples: numbered pictures, or these packed into few files when all are there.
+"""The forms of samples: numbered files, or these packed into few when all are there.
 
     png     00000.png, 00001.png, …
     npz     samples.npz, for the evaluator of guided-diffusion: arr_0, uint8 (N, H, W, C); with classes also
             arr_1, int64 (N,)
     tar     000000.tar, 000001.tar, …, shards of WebDataset: 000000000.png and, with classes, 000000000.cls
+    npy     samples.npy, of arrays: (N, C, …) in the units of the training data
 
-Packing holds one picture in memory at a time.
+Packing holds one sample in memory at a time.
 """
 
 from __future__ import annotations
@@ -13,18 +14,40 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from alphabar.cli import plots
+from alphabar.cli._pictures import pictures
 from alphabar.denoise.files import whole_file
+from alphabar.errors import ConfigError, look_up
+from alphabar.training import to_unit
 
-__all__ = ["FORMS", "Form", "picture_name", "pixels"]
+__all__ = ["FORMS", "Form", "form_of", "picture_name", "pixels"]
 
 Pack = Callable[[Path, Path, range, Tensor | None], None]
+
+
+def picture_name(number: int) -> str:
+    """Return the name of the picture of a sample."""
+    return f"{number:05}.png"
+
+
+def pixels(path: Path) -> np.ndarray:
+    """Return a picture as uint8 (H, W, C), C = 1 or 3."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return np.asarray(picture).reshape(picture.height, picture.width, -1)
+
+
+def _images(paths: Sequence[Path]) -> Tensor:
+    return to_unit(torch.from_numpy(np.stack([pixels(path) for path in paths])).permute(0, 3, 1, 2))
 
 
 @dataclass(frozen=True)
@@ -36,7 +59,17 @@ class Form:
     images: int
     """In one file."""
     pack: Pack | None = None
-    """``pack(file, place, numbers, labels)`` writes a file from the pictures in a folder."""
+    """``pack(file, place, numbers, labels)`` writes a file from the samples in a folder."""
+    suffix: str = ".png"
+    """Of the file of one sample."""
+    write: Callable[[Tensor, Path], None] = plots.image
+    """Writes the file of one sample, (C, …)."""
+    shown: Callable[[Sequence[Path]], Tensor] = _images
+    """Returns pictures of some, (M, 1 or 3, H, W) in [−1, 1]."""
+
+    def name(self, number: int) -> str:
+        """Return the name of the file of a sample."""
+        return f"{number:05}{self.suffix}"
 
     def files(self, num: int) -> Iterator[tuple[str, range]]:
         """Yield the name of each file of ``num`` images, and the numbers of its images."""
@@ -55,20 +88,30 @@ class Form:
                 with whole_file(place / name) as draft:
                     self.pack(draft, place, numbers, labels(numbers))
             for i in numbers:
-                (place / picture_name(i)).unlink(missing_ok=True)
+                (place / self.name(i)).unlink(missing_ok=True)
 
 
-def picture_name(number: int) -> str:
-    """Return the name of the picture of a sample."""
-    return f"{number:05}.png"
+def _save(x: Tensor, path: Path) -> None:
+    with whole_file(path) as draft, draft.open("wb") as file:
+        np.save(file, x.numpy(force=True))
 
 
-def pixels(path: Path) -> np.ndarray:
-    """Return a picture as uint8 (H, W, C), C = 1 or 3."""
-    from PIL import Image
+def _arrays(paths: Sequence[Path]) -> Tensor:
+    return pictures(torch.from_numpy(np.stack([np.load(path) for path in paths])))
 
-    with Image.open(path) as picture:
-        return np.asarray(picture).reshape(picture.height, picture.width, -1)
+
+def _npy(file: Path, place: Path, numbers: range, labels: Tensor | None) -> None:
+    names = [f"{i:05}.npy" for i in numbers]
+    first = np.load(place / names[0])
+    header = {
+        "descr": np.lib.format.dtype_to_descr(first.dtype),
+        "fortran_order": False,
+        "shape": (len(numbers), *first.shape),
+    }
+    with file.open("wb") as packed:
+        np.lib.format.write_array_header_1_0(packed, header)
+        for name in names:
+            packed.write(np.load(place / name).tobytes())
 
 
 def _npz(file: Path, place: Path, numbers: range, labels: Tensor | None) -> None:
@@ -102,4 +145,22 @@ FORMS = {
     "png": Form("{:05}.png", 1),
     "npz": Form("samples.npz", 2**63 - 1, _npz),
     "tar": Form("{:06}.tar", 1000, _shard),
+    "npy": Form("samples.npy", 2**63 - 1, _npy, ".npy", _save, _arrays),
 }
+
+
+def form_of(name: str | None, *, is_array: bool) -> str:
+    """Return the form of samples, a name in ``FORMS``; by default png, of arrays npy.
+
+    Raises:
+        UnknownNameError: another name.
+        ConfigError: arrays as pictures, or pictures as arrays.
+    """
+    usual = "npy" if is_array else "png"
+    found = name or usual
+    look_up(FORMS, found, "form")
+    if (found == "npy") != is_array:
+        raise ConfigError(
+            f"form is {name}, and the run makes {'arrays' if is_array else 'images'}: give {usual}"
+        )
+    return found

@@ -18,19 +18,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from alphabar.cli import plots
 from alphabar.cli._arguments import wrote
-from alphabar.cli._forms import FORMS, picture_name, pixels
+from alphabar.cli._forms import FORMS
 from alphabar.cli._signals import signals
 from alphabar.denoise.files import check_writable, held, read_json, remove_drafts, whole_file
 from alphabar.denoise.pretrained import is_checkpoint
 from alphabar.errors import CheckpointError, ConfigError
 from alphabar.samplers import track
-from alphabar.training import engine, to_unit
+from alphabar.training import engine
 
 __all__ = ["RECORD", "Settings", "Source", "check_place", "draw", "grid_of", "processes"]
 
@@ -79,7 +77,7 @@ class Source:
     """Where the images of some numbers come from."""
 
     images: Callable[[range], Tensor]
-    """Returns (B, C, H, W) in [−1, 1]."""
+    """Returns (B, C, H, W) in [−1, 1], or (B, C, …) arrays in their units."""
     labels: Callable[[range], Tensor | None]
     """Returns (B,), or nothing where there are no classes."""
 
@@ -143,12 +141,13 @@ def draw(place: Path, settings: Settings, source: Source, *, replace: bool) -> N
         state.wait_for_everyone()
         missing = _missing(place, settings)
         state.wait_for_everyone()  # nobody writes before all have looked, so that all share the same list
+        form = FORMS[settings.form]
         mine = missing[state.process_index :: state.num_processes]
         with signals("this batch") as stopped:
             what = f"sampling {settings.batch_size} at a time"
             for block in track(mine, len(mine), what, shown=None if is_main else False, every=EVERY):
                 for i, x in zip(block, source.images(block), strict=True):
-                    plots.image(x, place / picture_name(i))
+                    form.write(x, place / form.name(i))
                 if stopped():
                     break
         state.wait_for_everyone()
@@ -189,16 +188,16 @@ def _names(record: Mapping[str, Any]) -> set[str]:
     num, form = record.get("num"), record.get("form")
     if not isinstance(num, int) or form not in FORMS:
         return set()
-    return {*map(picture_name, range(num)), *(name for name, _ in FORMS[form].files(num))}
+    return {*map(FORMS[form].name, range(num)), *(name for name, _ in FORMS[form].files(num))}
 
 
 def _missing(place: Path, settings: Settings) -> list[range]:
     """Return the blocks of which an image is neither there as a picture nor packed."""
     there = _listed(place)
-    files = FORMS[settings.form].files(settings.num)
-    packed = {i for name, numbers in files if name in there for i in numbers}
+    form = FORMS[settings.form]
+    packed = {i for name, numbers in form.files(settings.num) if name in there for i in numbers}
     return [
-        block for block in settings.blocks if not all(i in packed or picture_name(i) in there for i in block)
+        block for block in settings.blocks if not all(i in packed or form.name(i) in there for i in block)
     ]
 
 
@@ -208,12 +207,12 @@ def _finish(place: Path, settings: Settings, source: Source, *, drawn: bool) -> 
     if left := sum(map(len, _missing(place, settings))):
         print(f"stopped: {num - left} of {num} images are in {place}; the same command goes on")
         return
-    if (place / picture_name(0)).exists():  # otherwise they are packed, and the grid was drawn before that
-        shown = [pixels(place / picture_name(i)) for i in range(min(num, SHOWN))]
-        images = to_unit(torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2))
-        plots.grid(images, place / GRID)  # in the folder that is held, where a killed process leaves nothing
+    form = FORMS[settings.form]
+    if (place / form.name(0)).exists():  # otherwise they are packed, and the grid was drawn before that
+        shown = form.shown([place / form.name(i) for i in range(min(num, SHOWN))])
+        plots.grid(shown, place / GRID)  # in the folder that is held, where a killed process leaves nothing
         (place / GRID).replace(grid_of(place))
-    FORMS[settings.form].finish(place, num, source.labels)
+    form.finish(place, num, source.labels)
     if not drawn:
         print(f"{place} holds all {num} images already")
         return

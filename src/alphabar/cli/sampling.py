@@ -28,7 +28,7 @@ from alphabar.cli._arguments import (
 )
 from alphabar.cli._conditions import Told, digests
 from alphabar.cli._decoding import decoder
-from alphabar.cli._forms import FORMS
+from alphabar.cli._forms import FORMS, form_of
 from alphabar.cli._opening import Opening
 from alphabar.cli._samples import Settings, Source, check_place, draw, processes
 from alphabar.cli.encoding import write_drawn
@@ -126,8 +126,8 @@ class Sample(Sampled):
     """Classes to draw, in turn, for a class-conditional network; by default all."""
     batch_size: int = 64
     """Samples at a time: what belongs to one batch does not depend on the number of processes."""
-    form: str = one_of(FORMS, "png")
-    """What they are written as: pictures, one array for evaluators, or shards for WebDataset."""
+    form: str | None = one_of(FORMS, None)
+    """What they are written as: pictures, an array for evaluators, or shards for WebDataset; arrays: npy."""
     out: Path | None = None
     """The folder to write, with a grid of the first 64 beside it as OUT.png; by default RUN/samples."""
     replace: bool = False
@@ -143,16 +143,15 @@ class Sample(Sampled):
         """Draw what is missing of the samples, block by block, and write each as soon as it is there."""
         check_count(num=self.num, batch_size=self.batch_size)
         check_seed(self.seed)
-        copies = 2 if look_up(FORMS, self.form, "form").pack else 1
         run = Path(self.run if Path(self.run).is_dir() else Path(self.run).name)
         out = self.out or run / ("latents" if self.latents else "samples")
         is_main = processes().is_main_process  # which also chooses this process's device
         found = self.opened(self.run, takes_all=True)
-        if found.scaling:
-            raise ConfigError(f"{self.run} makes arrays: draw them in Python, scaling.invert(sample(…))")
         _check_batch(found, min(self.num, self.batch_size))
         if is_main and not self.latents:
-            check_place(out, copies * self.num * math.prod(found.shape))
+            copies = 2 if FORMS[form_of(self.form, is_array=found.scaling is not None)].pack else 1
+            each = math.prod(found.shape) * (4 if found.scaling else 1)
+            check_place(out, copies * self.num * each)
         settings = self.settings(found)
         sampler = self._sampler(found)
         if is_main and self._has_own_table:
@@ -162,6 +161,7 @@ class Sample(Sampled):
             write_drawn(out, found, settings, source)
         else:
             shown = decoder(found.latents, device(), vae=self.vae, precision=self.vae_precision)
+            shown = found.scaling.invert if found.scaling else shown
             draw(out, settings, source.shown(shown), replace=self.replace)
 
     def settings(self, loaded: Checkpoint) -> Settings:
@@ -180,7 +180,7 @@ class Sample(Sampled):
             vae=f"{loaded.latents['sha256']} {self.vae_precision}" if loaded.latents else "",
             num=self.num,
             batch_size=self.batch_size,
-            form=self.form,
+            form=form_of(self.form, is_array=loaded.scaling is not None),
         )
 
     def _source(self, loaded: Checkpoint, sampler: Sampler) -> Source:
@@ -203,9 +203,10 @@ class Sample(Sampled):
 
 
 def _check_batch(loaded: Checkpoint, batch: int) -> None:
-    channels, height, width = loaded.shape
-    each = 4 * channels * height * width
-    check_memory(batch * each, f"a batch of {batch} images of {height}×{width} (--batch-size, --num)")
+    size = "×".join(map(str, loaded.shape))
+    check_memory(
+        batch * 4 * math.prod(loaded.shape), f"a batch of {batch} samples of {size} (--batch-size, --num)"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from alphabar.checks import check_count
 from alphabar.cli import plots
 from alphabar.cli._arguments import tell_notes
 from alphabar.cli._decoding import decoder
+from alphabar.cli._pictures import pictures
 from alphabar.denoise.conditions import rows_of
 from alphabar.errors import AlphabarError, ConfigError, look_up
 from alphabar.samplers import DDIM, sample, track
@@ -119,8 +120,8 @@ class Grids:
         shape, told = (COUNT, *result.shape), rows_of(self.conditions, range(COUNT))
         denoiser = result.guided(labels, conditions={name: each.to(device) for name, each in told.items()})
         images = sample(denoiser, shape, SAMPLER, seed=0, device=device, progress=False)
-        plots.grid(decoder(result.latents, device)(images), path)
-        seen = images if result.latents else images.clamp(-1, 1)
+        plots.grid(pictures(images) if result.scaling else decoder(result.latents, device)(images), path)
+        seen = images.clamp(-1, 1) if result.makes_images else images
         return {"mean": float(seen.mean()), "count": COUNT}
 
 

@@ -145,7 +145,7 @@ class Checkpoint:
         settings = asdict(self.factory) if self.factory else getattr(self.network, "config", {})
         config = {k: v for k, v in settings.items() if not k.startswith("_") and k != "conditions"}
         described = (config, self.schedule.to_config(), named(self.prediction).name, self.shape, self.classes)
-        told = sorted(self.conditions.items())
+        told = [*sorted(self.conditions.items()), *([self.scaling] if self.scaling else [])]
         return digest_of(self.network, (*described, told) if told else described)
 
     def labels(self, count: int, names: Sequence[str] = (), *, first: int = 0) -> Tensor | None:
