@@ -30,9 +30,9 @@ ABOUT = (
     "time by our recipe, by diffusers' unconditional example as it stands (*diffusers*), and by that loop "
     "with learning rate, warm-up and EMA tuned as ours are (*diffusers, tuned*). The score is the Fréchet "
     "distance of 1,000 samples, each made with 50 network evaluations of DDIM, to 5,000 held-out images, "
-    "on the features of a small classifier; *real* is that of 1,000 training images. Rows of *defaults*, where "
-    "they are on record, are `alphabar train` with no other setting than the time, which chooses its network "
-    "too. Further rows undo one choice of our recipe each."
+    "on the features of a small classifier; *real* is that of 1,000 training images. Rows of *defaults*, "
+    "where they are on record, are `alphabar train` with no other setting than the time, which chooses its "
+    "network too. Further rows undo one choice of our recipe each."
 )
 WIDTHS, BATCH, HELD_OUT, EVALUATIONS = (16, 32, 64), 64, 5000, 50
 READ, EPOCHS = 10_000, 2  # what the classifier is trained on
