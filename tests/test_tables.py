@@ -82,7 +82,7 @@ def test_a_table_that_holds_no_images_is_an_error(tmp_path):
         load_data(write_parquet(tmp_path / "a.parquet", {"text": ["x"], "label": [1]}))
     with pytest.raises(DataError, match="holds no image that can be read"):
         load_data(write_parquet(tmp_path / "b.parquet", {"image": pa.array([], pa.binary())}))
-    with pytest.raises(DataError, match=r"b\.parquet row 0 cannot be read"):
+    with pytest.raises(DataError, match=r"b\.parquet.* 'image' holds int64: expected images, or lists"):
         load_data(write_parquet(tmp_path / "b.parquet", {"image": [5]}))
     with pytest.raises(DataError, match=r"labels \[3, 7\] are without names: expected 0 … 2"):
         columns = {"image": [stored(plain(0))] * 3, "label": [7, 0, 3]}
@@ -120,7 +120,8 @@ def test_a_name_is_looked_for_on_the_hub_when_there_is_no_such_folder(monkeypatc
 )
 def test_the_hub_is_asked_for_nothing_that_is_no_name_of_its(monkeypatch, source):
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: pytest.fail("asked"))
-    with pytest.raises(DataError, match=f"'{source}': no such folder, .* 'digits', a folder, a .parquet"):
+    known = "no such folder, .* 'digits', a folder, a .npy, .*, .parquet or"
+    with pytest.raises(DataError, match=f"'{source}': {known}"):
         load_data(source)
 
 
@@ -151,11 +152,9 @@ def test_columns_are_chosen_by_name(tmp_path):
     data = load_data(path, image_column="other", label_column="kind")
     assert greys(data) == [9, 10, 11]
     assert (data.classes, data.labels.tolist()) == (("a", "b"), [0, 1, 0])
-    for flag, wrong in (("image", {"image_column": "img"}), ("label", {"label_column": "img"})):
-        with pytest.raises(
-            DataError, match=f"no column 'img' .--{flag}-column.*only image, other, label, kind"
-        ):
-            load_data(path, **wrong)
+    for flag, known in (("image", "image, other, label, kind"), ("label", "other, label, kind")):
+        with pytest.raises(DataError, match=f"no column 'img' .--{flag}-column.*only {known}"):
+            load_data(path, **{f"{flag}_column": "img"})
 
 
 def test_labels_that_cannot_be_used_are_named(tmp_path):

@@ -130,8 +130,11 @@ def _opening(source: str, split: str) -> Iterator[Opened]:
 
 
 def _data(opened: Opened, name: str) -> Store | Rows:
-    if not is_numeric(opened.schema.field(name).type):
+    kind = opened.schema.field(name).type
+    if not is_numeric(kind):
         return opened.images(name)
+    if not opened.stored and not is_lists(kind):
+        raise ValueError(f"its column {name!r} holds {kind}: expected images, or lists of numbers")
     rows = opened.rows(name)
     check_shape(rows.shape)
     return rows
