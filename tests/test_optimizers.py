@@ -93,5 +93,6 @@ def test_a_run_goes_on_with_the_moments_it_had(tmp_path, name):
 def test_what_is_refused():
     assert chosen("auto", is_sharded=False) == "muon"
     assert chosen("auto", is_sharded=True) == "adamw"
+    assert chosen("auto", is_sharded=False, are_vectors=True) == "adamw"
     check_error(lambda: chosen("muon", is_sharded=True), ConfigError, "take adamw")
     check_error(lambda: TrainConfig(optimizer="sgd"), UnknownNameError, "'muon'")

@@ -107,7 +107,7 @@ class TrainConfig:
     accumulate: int = _may_change(1)
     """Parts in which each process takes its share of the batch, one after the other, to need less memory."""
     optimizer: str = _one_of({AUTO: None, **OPTIMIZERS}, AUTO)
-    """What corrects the parameters; auto is muon, and adamw where the parameters are sharded."""
+    """What corrects the parameters; auto is muon, but adamw for vectors and where parameters are sharded."""
     learning_rate: float = _may_change(2e-3)
     """Highest rate of the optimizer; it rises during the warm-up and falls to 0 along a cosine."""
     warmup: int = _may_change(100)

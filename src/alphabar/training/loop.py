@@ -119,7 +119,8 @@ def train(
         with suppress(CheckpointError):  # which is told when the run is gone on from
             config = as_begun(config, settings_of(resume))
     config = sized(config, data.shape, accelerator.device)
-    config = replace(config, optimizer=chosen(config.optimizer, is_sharded=is_sharded(accelerator)))
+    kinds = {"is_sharded": is_sharded(accelerator), "are_vectors": len(data.shape) == 1}
+    config = replace(config, optimizer=chosen(config.optimizer, **kinds))
     trainer = Trainer.of(config, schedule, objective, data, network, accelerator)
     data = replace(data, conditions={name: data.conditions[name] for name in trainer.conditions})
     start, before = (0, 0.0) if resume is None else trainer.go_on(resume)

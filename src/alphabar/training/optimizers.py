@@ -70,14 +70,16 @@ OPTIMIZERS: dict[str, Callable[[nn.Module, float, torch.dtype], torch.optim.Opti
 """By name, ``make(network, rate, dtype)``."""
 
 
-def chosen(name: str, *, is_sharded: bool) -> str:
+def chosen(name: str, *, is_sharded: bool, are_vectors: bool = False) -> str:
     """Return the optimizer that a name stands for; auto is Muon, which needs whole matrices.
+
+    Of vectors it is AdamW: a batch of them costs less than to make an update orthogonal.
 
     Raises:
         ConfigError: Muon, where each process holds a part of each matrix.
     """
     if name == "auto":
-        return "adamw" if is_sharded else "muon"
+        return "adamw" if is_sharded or are_vectors else "muon"
     if name == "muon" and is_sharded:
         raise ConfigError("optimizer is 'muon', and the parameters are sharded among processes: take adamw")
     return name
