@@ -83,8 +83,7 @@ def run(settings: Settings) -> Iterator[Result]:
     known["real"] = {"distance": scored(scored.real)}
     chosen = settings.runs or (*CONTENDERS, *(UNDONE if settings.ablate else ()))
     for name in chosen:
-        make = {**CONTENDERS, **DEFAULTS}.get(name) or _ours(**UNDONE[name])
-        images, steps = make(training, settings)
+        images, steps = RUNS[name](training, settings)
         known[name] = {"distance": scored(images(settings.samples)), "updates": steps}
         yield _table(known, told)
 
@@ -181,3 +180,4 @@ def _peer_sampled(model: nn.Module, count: int, shape: tuple[int, ...], device: 
 CONTENDERS = {"diffusers": _plain(EXAMPLE), "diffusers, tuned": _plain(TUNED), OURS: _ours()}
 """The three that are compared, in the order in which they run."""
 DEFAULTS = {f"defaults, seed {seed}": _ours(chooses=True, seed=seed) for seed in range(3)}
+RUNS = CONTENDERS | DEFAULTS | {name: _ours(**undone) for name, undone in UNDONE.items()}

@@ -98,9 +98,8 @@ class Fit(Told):
         classes, labels = len(loaded.classes), None
         if classes:
             labels = (torch.arange(self.batch_size) * classes // self.batch_size).to(device())
-        told = rows_of(self.told(loaded), range(self.batch_size))
-        there = {name: values.to(device()) for name, values in told.items()}
-        return loaded.guided(labels, self.guidance, conditions=there)
+        told = rows_of(self.told(loaded), range(self.batch_size), device())
+        return loaded.guided(labels, self.guidance, conditions=told)
 
 
 def tables_of(run: str) -> Path:

@@ -82,8 +82,7 @@ class _FromRun(_Run, Told):
 
     def _denoiser(self, loaded: Checkpoint, labels: Tensor | None, told: Mapping[str, Tensor]) -> Denoise:
         there = None if labels is None else labels.to(device())
-        conditions = {name: values.to(device()) for name, values in told.items()}
-        return loaded.guided(there, self.guidance, conditions=conditions, precision=self.precision)
+        return loaded.guided(there, self.guidance, conditions=told, precision=self.precision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,11 +147,11 @@ class Sample(Sampled):
         is_main = processes().is_main_process  # which also chooses this process's device
         found = self.opened(self.run, takes_all=True)
         _check_batch(found, min(self.num, self.batch_size))
+        settings = self.settings(found)
         if is_main and not self.latents:
-            copies = 2 if FORMS[form_of(self.form, is_array=found.scaling is not None)].pack else 1
+            copies = 2 if FORMS[settings.form].pack else 1
             each = math.prod(found.shape) * (4 if found.scaling else 1)
             check_place(out, copies * self.num * each)
-        settings = self.settings(found)
         sampler = self._sampler(found)
         if is_main and self._has_own_table:
             print(f"sampling by {place_of(self.run, self.steps)}")
@@ -190,12 +189,12 @@ class Sample(Sampled):
             return loaded.labels(len(block), self.label, first=block.start)
 
         told = self.told(loaded)
-        self._denoiser(loaded, labels(range(1)), rows_of(told, range(1)))
+        self._denoiser(loaded, labels(range(1)), rows_of(told, range(1), device()))
         sampler.plan(loaded.schedule)
 
         def images(block: range) -> Tensor:
             shape = (len(block), *loaded.shape)
-            denoiser = self._denoiser(loaded, labels(block), rows_of(told, block))
+            denoiser = self._denoiser(loaded, labels(block), rows_of(told, block, device()))
             options: ChainOptions = {"seed": self.seed, "first": block.start, "device": device()}
             return sample(denoiser, shape, sampler, progress=False, **options)
 
@@ -222,7 +221,7 @@ class _Edited(_FromRun):
     def _labelled(self, loaded: Checkpoint, count: int) -> Denoise:
         if self.label is None and self.guidance != 1 and loaded.classes:
             raise ConfigError(f"guidance is {self.guidance}, but towards which class? Add --label")
-        told = rows_of(self.told(loaded), range(count))
+        told = rows_of(self.told(loaded), range(count), device())
         if self.label is None and loaded.classes:
             return self._denoiser(loaded, torch.full((count,), len(loaded.classes)), told)
         return self._denoiser(loaded, loaded.labels(count, () if self.label is None else (self.label,)), told)

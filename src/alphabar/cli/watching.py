@@ -117,8 +117,8 @@ class Grids:
 
     def _draw(self, result: Checkpoint, path: Path) -> dict[str, Any]:
         labels, device = result.labels(COUNT), next(result.network.parameters()).device
-        shape, told = (COUNT, *result.shape), rows_of(self.conditions, range(COUNT))
-        denoiser = result.guided(labels, conditions={name: each.to(device) for name, each in told.items()})
+        shape, told = (COUNT, *result.shape), rows_of(self.conditions, range(COUNT), device)
+        denoiser = result.guided(labels, conditions=told)
         images = sample(denoiser, shape, SAMPLER, seed=0, device=device, progress=False)
         plots.grid(pictures(images) if result.scaling else decoder(result.latents, device)(images), path)
         seen = images.clamp(-1, 1) if result.makes_images else images

@@ -240,10 +240,12 @@ def codes(conditions: Mapping[str, Condition], given: Mapping[str, Tensor] | Non
     return {name: condition.code(given[name]) for name, condition in conditions.items()}
 
 
-def rows_of(given: Mapping[str, Tensor], rows: range) -> dict[str, Tensor]:
+def rows_of(
+    given: Mapping[str, Tensor], rows: range, device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
     """Return the conditions of samples by their numbers, which go through the given rows in turn."""
     numbers = torch.arange(rows.start, rows.stop)
-    return {name: values[numbers % len(values)] for name, values in given.items()}
+    return {name: values[numbers % len(values)].to(device) for name, values in given.items()}
 
 
 def described(description: Mapping[str, Any]) -> dict[str, Condition]:

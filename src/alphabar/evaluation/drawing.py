@@ -55,7 +55,7 @@ def draw(
     for rows in track(share, len(share), what, shown=None if main else False, every=60.0):
         labels = trained.labels(len(rows), first=rows.start)
         given = None if labels is None else labels.to(device)
-        told = {name: values.to(device) for name, values in rows_of(conditions or {}, rows).items()}
+        told = rows_of(conditions or {}, rows, device)
         denoiser: Denoise = trained.guided(given, guidance, conditions=told, precision=precision)
         drawn: Tensor = sample(
             denoiser,

@@ -37,6 +37,7 @@ __all__ = [
     "from_items",
     "is_pictures",
     "opened_tensors",
+    "read_rows",
 ]
 
 MOST = 4  # dimensions beside the rows
@@ -129,9 +130,7 @@ class TensorFile:
 
     def read(self, numbers: list[int]) -> Tensor:
         """Return some rows; others are not read."""
-        with opened_tensors(self.path) as file:
-            stored = file.get_slice(self.name)
-            return torch.cat([stored[number : number + 1] for number in numbers])
+        return read_rows(self.path, self.name, numbers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,6 +298,13 @@ def _tensor(array: ndarray, name: str) -> Tensor:
         raise DataError(f"{name} holds {array.dtype}: expected real numbers")
     is_kept = array.dtype.name in ("uint8", "float16", "float32")
     return torch.from_numpy(np.array(array, dtype=array.dtype.name if is_kept else "float64", order="C"))
+
+
+def read_rows(path: str | Path, name: str, numbers: Iterable[int]) -> Tensor:
+    """Return some rows of a tensor of a safetensors file; errors as of :func:`opened_tensors`."""
+    with opened_tensors(path) as file:
+        stored = file.get_slice(name)
+        return torch.cat([stored[number : number + 1] for number in numbers])
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from torch import Tensor
 from alphabar.denoise.files import held, read_json, remove_drafts, whole_file
 from alphabar.errors import CheckpointError, ConfigError, DataError
 from alphabar.training import engine
-from alphabar.training.arrays import opened_tensors
+from alphabar.training.arrays import opened_tensors, read_rows
 
 __all__ = ["RECORD", "Description", "Latents", "is_latents", "read_latents", "write"]
 
@@ -178,13 +178,9 @@ class Latents:
         files = asked // self.about.per_file
         for file in set(files.tolist()):
             places = (files == file).nonzero()[:, 0]
-            found[places] = self._read(file, (asked[places] % self.about.per_file).tolist())
+            rows = (asked[places] % self.about.per_file).tolist()
+            found[places] = read_rows(self.place / _file_name(file), "latents", rows)
         return found
-
-    def _read(self, file: int, rows: list[int]) -> Tensor:
-        with opened_tensors(self.place / _file_name(file)) as opened:
-            stored = opened.get_slice("latents")
-            return torch.cat([stored[row : row + 1] for row in rows])
 
 
 def read_latents(place: str | Path) -> tuple[Latents, Tensor | None]:

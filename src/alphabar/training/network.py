@@ -119,10 +119,10 @@ def sized(config: TrainConfig, shape: Sequence[int], device: torch.device) -> Tr
     if config.channels or config.width or config.network not in (UNET, *NETS):
         return config
     seconds = config.seconds * 28**2 / math.prod(shape[1:]) if config.seconds and is_timed else math.inf
+    if config.network == OURS_2D and is_timed:
+        return replace(config, width=next(width for width, most in WIDTHS_2D.items() if seconds <= most))
     if config.network in NETS:
-        timed = is_timed and config.network == OURS_2D
-        best = next(width for width, most in WIDTHS_2D.items() if seconds <= most)
-        return replace(config, width=best if timed else NETS[config.network].width)
+        return replace(config, width=NETS[config.network].width)
     if len(shape) != 3:
         return config
     widths = _default_widths(max(shape[1:]))

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from alphabar.errors import ConfigError, ShapeError
 
-__all__ = ["CONVOLUTIONS", "Embedding", "attend", "check_input", "heads_of", "zeroed"]
+__all__ = ["CONVOLUTIONS", "Embedding", "attend", "check_input", "cut", "heads_of", "padded", "zeroed"]
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 """By the number of dimensions beside the channels."""
@@ -69,6 +69,18 @@ def attend(qkv: Tensor, heads: int) -> Tensor:
 def heads_of(width: int) -> int:
     """Return the number of heads: of 64 channels each, or of the largest power of two that divides."""
     return width // math.gcd(width, HEAD)
+
+
+def padded(x: Tensor, multiple: int) -> Tensor:
+    """Return x, (B, C, …), its sides padded with zeros to multiples."""
+    return functional.pad(x, [n for side in reversed(x.shape[2:]) for n in (0, -side % multiple)])
+
+
+def cut(x: Tensor, sides: Sequence[int]) -> Tensor:
+    """Return the first places of x, (B, C, …), along each side."""
+    for dimension, side in enumerate(sides, 2):
+        x = x.narrow(dimension, 0, side)
+    return x
 
 
 def zeroed(layer: nn.Module) -> nn.Module:

@@ -16,7 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alphabar.denoise.nets._parts import CONVOLUTIONS, Embedding, attend, check_input, heads_of, zeroed
+from alphabar.denoise.nets._parts import (
+    CONVOLUTIONS,
+    Embedding,
+    attend,
+    check_input,
+    cut,
+    heads_of,
+    padded,
+    zeroed,
+)
 
 __all__ = ["DiT"]
 
@@ -38,10 +47,8 @@ class DiT(nn.Module):
     def __init__(self, shape: tuple[int, ...], *, classes: int, out_channels: int, width: int) -> None:
         super().__init__()
         self.shape, (channels, *sides) = shape, shape
-        patch = _patch(sides)
+        self.patch = patch = _patch(sides)
         self.grid = tuple(math.ceil(side / patch) for side in sides)
-        self.padding = [n for side in reversed(sides) for n in (0, -side % patch)]
-        self.cut = (slice(None), slice(None), *(slice(side) for side in sides))
         self.embedding = Embedding(width, classes)
         self.enter = CONVOLUTIONS[len(sides)](channels, width, patch, stride=patch)
         self.places = nn.Parameter(_places(self.grid, width))
@@ -56,13 +63,13 @@ class DiT(nn.Module):
         """Return (B, out_channels, …), the rest in the shape of x."""
         check_input(x, self.shape)
         told = self.embedding(t, class_labels, embedding)
-        h = self.enter(functional.pad(x, self.padding)).flatten(2).mT + self.places
+        h = self.enter(padded(x, self.patch)).flatten(2).mT + self.places
         for block in self.blocks:
             h = block(h, told)
         scale, shift = self.modulation(told)[:, None].chunk(2, dim=-1)
         h = self.norm(h) * (1 + scale) + shift
         answer: Tensor = self.leave(h.mT.unflatten(2, self.grid))
-        return answer[self.cut]
+        return cut(answer, self.shape[1:])
 
 
 class _Block(nn.Module):

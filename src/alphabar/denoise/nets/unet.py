@@ -21,7 +21,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alphabar.denoise.nets._parts import CONVOLUTIONS, Embedding, attend, check_input, heads_of, zeroed
+from alphabar.denoise.nets._parts import (
+    CONVOLUTIONS,
+    Embedding,
+    attend,
+    check_input,
+    cut,
+    heads_of,
+    padded,
+    zeroed,
+)
 
 __all__ = ["UNet"]
 
@@ -90,8 +99,7 @@ def _halved(sides: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 def _folded(x: Tensor, fold: int) -> Tensor:
     """Return (B, …, C · foldᵈ) of x, (B, C, …), its sides padded with zeros to multiples of fold."""
-    sides = x.shape[2:]
-    x = functional.pad(x, [n for side in reversed(sides) for n in (0, -side % fold)])
+    x = padded(x, fold)
     for dimension in range(2, x.ndim):  # each time the places of one side join the channels
         x = _split(x, dimension, fold).movedim(dimension + 1, 2).flatten(1, 2)
     return x.movedim(1, -1).contiguous()
@@ -102,9 +110,7 @@ def _unfolded(h: Tensor, fold: int, sides: Sequence[int]) -> Tensor:
     x = h.movedim(-1, 1)
     for dimension in reversed(range(2, x.ndim)):
         x = _split(x, 1, fold).movedim(2, dimension + 1).flatten(dimension, dimension + 1)
-    for dimension, side in enumerate(sides, 2):
-        x = x.narrow(dimension, 0, side)
-    return x.contiguous()
+    return cut(x, sides).contiguous()
 
 
 def _split(x: Tensor, dimension: int, fold: int) -> Tensor:
