@@ -33,7 +33,7 @@ def test_one_update_of_a_matrix_is_that_of_torch():
     torch.manual_seed(0)
     ours, torchs = (nn.Linear(24, 32, bias=False) for _ in range(2))
     torchs.load_state_dict(ours.state_dict())
-    one = OPTIMIZERS["muon"](ours, 1e-2, torch.bfloat16)
+    one = OPTIMIZERS["muon"](ours, 1e-2)
     other = torch.optim.Muon(
         torchs.parameters(), lr=1e-2, weight_decay=0, momentum=0.95, adjust_lr_fn="match_rms_adamw"
     )
@@ -52,9 +52,7 @@ def test_other_parameters_take_exactly_the_steps_of_adamw():
         return nn.Sequential(nn.Conv2d(2, 32, 3), nn.GroupNorm(4, 32), nn.Conv2d(32, 3, 1))
 
     both = network(), network()
-    optimizers = [
-        make(each, 1e-2, torch.float32) for make, each in zip(OPTIMIZERS.values(), both, strict=True)
-    ]
+    optimizers = [make(each, 1e-2) for make, each in zip(OPTIMIZERS.values(), both, strict=True)]
     assert list(map(id, matrices(both[0]))) == [id(both[0][0].weight)]
     for step in range(3):
         for each, optimizer in zip(both, optimizers, strict=True):
@@ -71,7 +69,7 @@ def test_a_shared_weight_is_corrected_once_and_all_moments_can_be_made_beforehan
     second.weight = first.weight
     network = nn.Sequential(first, second, nn.Embedding(32, 16))
     assert len(matrices(network)) == 1
-    optimizer = OPTIMIZERS["muon"](network, 1e-3, torch.float32)
+    optimizer = OPTIMIZERS["muon"](network, 1e-3)
     begin(optimizer)
     assert all(optimizer.state[parameter] for parameter in network.parameters())
 

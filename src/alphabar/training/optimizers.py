@@ -34,16 +34,15 @@ class Muon(torch.optim.Optimizer):
     Args:
         network: what is trained.
         rate: the learning rate of both.
-        dtype: of the products that make an update orthogonal.
     """
 
-    def __init__(self, network: nn.Module, rate: float, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, network: nn.Module, rate: float) -> None:
         hidden = matrices(network)
         known = set(map(id, hidden))
         rest = [parameter for parameter in network.parameters() if id(parameter) not in known]
         groups = [{"params": hidden, "moments": ("momentum",)}, {"params": rest, "moments": ADAMW}]
         super().__init__(groups, {"lr": rate})
-        self.dtype, self.adamw = dtype, _adamw(self.param_groups[1:], rate)
+        self.adamw = _adamw(self.param_groups[1:], rate)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -57,17 +56,17 @@ class Muon(torch.optim.Optimizer):
             if parameter.grad is not None:
                 momentum = self.state[parameter]["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
                 update = parameter.grad.lerp(momentum, MOMENTUM).flatten(1)
-                turned = orthogonal(update.to(self.dtype)).to(parameter.dtype).view_as(parameter)
-                parameter.add_(turned, alpha=-0.2 * max(update.shape) ** 0.5 * group["lr"])
+                rate = 0.2 * max(update.shape) ** 0.5 * group["lr"]
+                parameter.sub_(orthogonal(update).view_as(parameter), alpha=rate)
         return answer
 
 
 ADAMW = ("exp_avg", "exp_avg_sq")
-OPTIMIZERS: dict[str, Callable[[nn.Module, float, torch.dtype], torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[nn.Module, float], torch.optim.Optimizer]] = {
     "muon": Muon,
-    "adamw": lambda network, rate, dtype: _adamw([{"params": network.parameters(), "moments": ADAMW}], rate),
+    "adamw": lambda network, rate: _adamw([{"params": network.parameters(), "moments": ADAMW}], rate),
 }
-"""By name, ``make(network, rate, dtype)``."""
+"""By name, ``make(network, rate)``."""
 
 
 def chosen(name: str, *, is_sharded: bool, are_vectors: bool = False) -> str:
@@ -106,17 +105,21 @@ def matrices(network: nn.Module) -> list[nn.Parameter]:
 def orthogonal(update: Tensor) -> Tensor:
     """Return a matrix with all singular values near 1, U Vᵀ of u = U S Vᵀ, by five Newton–Schulz iterations.
 
-    X ← a X + (b A + c A²) X with A = X Xᵀ, from X = u/‖u‖: each singular value s goes to a s + b s³ + c s⁵,
-    and ends in 0.7 … 1.2 where it began above 0.01.
+    X ← Q X with Q = a + b G + c G², G = X Xᵀ, from X = u/‖u‖: each singular value s goes to
+    a s + b s³ + c s⁵, and ends in 0.7 … 1.2 where it began above 0.01. All Q commute with G, so that the
+    iterations are those of G and of their product alone, whose sides are the shorter one of u.
     """
     is_tall = update.shape[0] > update.shape[1]
     x = update.mT if is_tall else update
     x = x / (x.norm() + 1e-7)
     a, b, c = ITERATION
+    gram, unit = x @ x.mT, torch.eye(len(x), dtype=x.dtype, device=x.device)
+    product = unit
     for _ in range(ITERATIONS):
-        gram = x @ x.mT
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if is_tall else x
+        q = torch.addmm(gram, gram, gram, beta=b, alpha=c).add_(unit, alpha=a)
+        product, gram = q @ product, q @ gram @ q
+    turned: Tensor = product @ x
+    return turned.mT if is_tall else turned
 
 
 def _adamw(groups: list[dict[str, Any]], rate: float) -> torch.optim.AdamW:

@@ -107,8 +107,7 @@ class Trainer:
             asked = factory or Factory(GIVEN, shape, len(classes), out_channels, conditions=conditions)
             _check_own(bare, asked, objective, device)
         template = copy.deepcopy(bare).cpu()
-        dtype = getattr(torch, precision_on(device, config.precision))
-        optimizer = OPTIMIZERS[config.optimizer](bare, config.learning_rate, dtype)
+        optimizer = OPTIMIZERS[config.optimizer](bare, config.learning_rate)
         model, holder, optimizer = prepare(bare, optimizer, accelerator)
         return cls(
             *(config, accelerator, schedule, objective, shape, classes, conditions),
