@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", default="", help="quality: a .parquet file or folder of labelled images")
     parser.add_argument("--seconds", type=float, default=300.0, help="quality: length of each training run")
+    parser.add_argument("--updates", type=int, default=320, help="search: length of the longest runs")
     parser.add_argument("--samples", type=int, default=1000, help="quality: how many are scored")
     parser.add_argument(
         "--runs", default="", help="quality: which runs, with semicolons: 'alphabar;diffusers'"
@@ -114,7 +115,7 @@ def _one(name: str, given: argparse.Namespace, out: Path, floors: dict[str, dict
 
 def _settings(given: argparse.Namespace, recorded: dict[str, Any]) -> Settings:
     runs = tuple(filter(None, given.runs.split(";")))
-    names = ("device", "threads", "budget", "data", "seconds", "samples", "ablate")
+    names = ("device", "threads", "budget", "data", "seconds", "samples", "updates", "ablate")
     return Settings(**{name: getattr(given, name) for name in names}, runs=runs, recorded=recorded)
 
 

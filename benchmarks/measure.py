@@ -55,6 +55,8 @@ class Settings:
     seconds: float = 300.0
     """Length of each training run of ``quality``."""
     samples: int = 1000
+    updates: int = 320
+    """Of the network, in the longest runs of ``search``."""
     runs: tuple[str, ...] = ()
     """Which runs of ``quality``; by default the three that are compared."""
     ablate: bool = False

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from alphabar.training.data import to_unit
 
-__all__ = ["EXAMPLE", "PlainConfig", "PlainStep", "network", "plain_training"]
+__all__ = ["EXAMPLE", "PlainConfig", "PlainStep", "network", "plain_scheduler", "plain_training"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,13 @@ class PlainConfig:
     ema_power: float = 0.75
     seconds: float | None = None
     """Where given, the rate falls along the cosine by the clock instead and reaches 0 at the end."""
+    updates: int | None = None
+    """Where given, the rate reaches 0 after so many updates."""
     bfloat16: bool = False
+    schedule: str = "linear"
+    """``beta_schedule`` of its scheduler."""
+    prediction: str = "epsilon"
+    """``prediction_type`` of its scheduler."""
 
 
 EXAMPLE = PlainConfig()
@@ -48,7 +54,7 @@ class PlainStep:
     """Puts the averaged parameters into the network and returns it: for the end of the run."""
 
 
-def network(channels: int, size: int, widths: tuple[int, ...]) -> nn.Module:
+def network(channels: int, size: int, widths: tuple[int, ...], classes: int | None = None) -> nn.Module:
     """Return a ``UNet2DModel`` of one block a level, with attention in the lowest; the same one each time."""
     from diffusers import UNet2DModel
 
@@ -64,12 +70,26 @@ def network(channels: int, size: int, widths: tuple[int, ...]) -> nn.Module:
             down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",),
             up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * plain,
             norm_num_groups=8,
+            num_class_embeds=classes,
         )
     return made
 
 
+def plain_scheduler(config: PlainConfig) -> Any:
+    """Return the scheduler that the example trains with."""
+    from diffusers import DDPMScheduler
+
+    options = {"beta_schedule": config.schedule, "prediction_type": config.prediction}
+    return DDPMScheduler(num_train_timesteps=1000, **options)
+
+
 def plain_training(
-    model: nn.Module, images: Tensor, config: PlainConfig, *, batch_size: int = 64
+    model: nn.Module,
+    images: Tensor,
+    config: PlainConfig,
+    *,
+    batch_size: int = 64,
+    labels: Tensor | None = None,
 ) -> Iterator[PlainStep]:
     """Train as examples/unconditional_image_generation/train_unconditional.py of diffusers does, for ever.
 
@@ -80,17 +100,18 @@ def plain_training(
         images: (N, C, H, W) uint8.
         config: its settings.
         batch_size: images an update.
+        labels: (N,) what the network is told of each image, where it takes labels.
     """
     from accelerate import Accelerator
-    from diffusers import DDPMScheduler
     from diffusers.training_utils import EMAModel
 
     accelerator = Accelerator()
-    noise_scheduler = DDPMScheduler(num_train_timesteps=1000)
+    noise_scheduler = plain_scheduler(config)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8
     )
-    loader = DataLoader(TensorDataset(to_unit(images)), batch_size=batch_size, shuffle=True)
+    dataset = TensorDataset(to_unit(images), *([] if labels is None else [labels]))
+    loader = DataLoader(dataset, batch_size=batch_size, shuffle=True)
     rate = _rate(optimizer, config, len(loader))
     bare = model.to(accelerator.device).train()
     averaged = EMAModel(
@@ -100,7 +121,8 @@ def plain_training(
     averaged.to(accelerator.device)
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
     half = torch.autocast(accelerator.device.type, torch.bfloat16) if config.bfloat16 else nullcontext()
-    for step, (clean,) in enumerate(batches):
+    is_velocity = config.prediction == "v_prediction"
+    for step, (clean, *told) in enumerate(batches):
         noise = torch.randn(clean.shape, dtype=clean.dtype, device=clean.device)
         t = torch.randint(
             0, noise_scheduler.config.num_train_timesteps, clean.shape[:1], device=clean.device
@@ -108,8 +130,9 @@ def plain_training(
         noisy = noise_scheduler.add_noise(clean, noise, t)
         with accelerator.accumulate(model):
             with half:
-                output = model(noisy, t).sample
-            loss = F.mse_loss(output.float(), noise.float())
+                output = model(noisy, t, *told).sample
+            target = noise_scheduler.get_velocity(clean, noise, t) if is_velocity else noise
+            loss = F.mse_loss(output.float(), target.float())
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 accelerator.clip_grad_norm_(model.parameters(), 1.0)
@@ -125,6 +148,8 @@ def _rate(optimizer: torch.optim.Optimizer, config: PlainConfig, updates: int) -
     """Return the scheduler of the learning rate, for epochs of so many updates."""
     if config.seconds is not None:
         return torch.optim.lr_scheduler.LambdaLR(optimizer, _by_the_clock(config.warmup, config.seconds))
+    if config.updates is not None:
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, _by_steps(config.warmup, config.updates))
     from diffusers.optimization import get_scheduler
 
     total = updates * config.epochs
@@ -135,11 +160,16 @@ def _by_the_clock(warmup: int, seconds: float) -> Callable[[int], float]:
     """Return what multiplies the rate: up along a line, down along a cosine that ends when the time does."""
     began = time.monotonic()
 
-    def share(step: int) -> float:
-        gone = min(1.0, (time.monotonic() - began) / seconds)
-        return min(1.0, (step + 1) / (warmup + 1)) * math.cos(math.pi / 2 * gone) ** 2
+    return lambda step: _share(step, warmup, (time.monotonic() - began) / seconds)
 
-    return share
+
+def _by_steps(warmup: int, updates: int) -> Callable[[int], float]:
+    """Return the same by the number of updates."""
+    return lambda step: _share(step, warmup, step / updates)
+
+
+def _share(step: int, warmup: int, gone: float) -> float:
+    return min(1.0, (step + 1) / (warmup + 1)) * math.cos(math.pi / 2 * min(1.0, gone)) ** 2
 
 
 def _settled(model: nn.Module, averaged: Any) -> nn.Module:

@@ -15,7 +15,7 @@ from alphabar.cli import main, training
 from alphabar.cli import sampling as commands
 from alphabar.cli._main import COMMANDS
 from alphabar.samplers import REGISTRY, SOLVERS, ranking
-from alphabar.training import load_data, read_log
+from alphabar.training import load, load_data, read_log
 
 TRAIN = ["--steps", "2", "--batch-size", "4", "--channels", "8", "--precision", "float32"]
 
@@ -54,10 +54,25 @@ def test_schedule_prints_the_ends_and_draws_the_curves(tmp_path, capsys):
     assert (tmp_path / "s.png").stat().st_size > 1000
 
 
+def test_labels_are_told_unless_it_is_said_otherwise_and_that_is_said(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["train", *TRAIN, "--unconditional", "--out", str(run)]) == 0
+    assert "told the labels" not in capsys.readouterr().out
+    assert not load(run).classes
+    assert main(["train", str(run), "--resume", "--steps", "3"]) == 0
+    assert not load(run).classes
+    assert main(["train", str(run), "--resume", "--steps", "4", "--class-conditional"]) == 2
+    assert "class_conditional" in capsys.readouterr().err
+    assert main(["train", *TRAIN, "--unconditional", "--class-conditional", "--out", str(run)]) == 2
+    assert "one of the two" in capsys.readouterr().err
+
+
 def test_training_then_sampling_from_the_folder(tmp_path, capsys):
     run = tmp_path / "run"
-    assert main(["train", "--class-conditional", *TRAIN, "--out", str(run)]) == 0
-    assert f"wrote {run}" in capsys.readouterr().out
+    assert main(["train", *TRAIN, "--out", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert "told the labels of 10 classes" in said
+    assert f"wrote {run}" in said
     described = json.loads((run / "alphabar.json").read_text())
     assert described["training"]["steps"] == 2
     assert "out" not in described["training"]
@@ -329,7 +344,8 @@ def test_an_edit_that_cannot_be_is_one_line(run, tmp_path, capsys):
 
 def test_sampling_more_steps_than_there_are_levels_is_refused(tmp_path, capsys):
     run = tmp_path / "run"
-    main(["train", *TRAIN, "--diffusion-steps", "10", "--schedule", "cosine", "--out", str(run)])
+    short = ["--diffusion-steps", "10", "--schedule", "cosine", "--unconditional"]
+    main(["train", *TRAIN, *short, "--out", str(run)])
     assert main(["sample", str(run), "--steps", "11"]) == 2
     assert "T = 10" in capsys.readouterr().err
     assert main(["sample", str(run), "--label", "3"]) == 2

@@ -22,7 +22,7 @@ def drawn(name: str, log_snr: torch.Tensor = LOG_SNR) -> torch.Tensor:
 
 def logit_normal(t: torch.Tensor) -> torch.Tensor:
     share = (t.double() + 0.5) / 1000
-    return torch.special.ndtr((torch.logit(share) + 0.4) / 1.2)
+    return torch.special.ndtr((torch.logit(share) - 0.2) / 1.2)
 
 
 def log_normal(t: torch.Tensor) -> torch.Tensor:

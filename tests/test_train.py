@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import deque
 from dataclasses import fields, replace
 from itertools import islice
 
@@ -19,7 +20,7 @@ from alphabar.kernels import Address
 from alphabar.process import PARAMETERISATIONS, addressed, coefficients_table
 from alphabar.samplers.editing import KNOWN
 from alphabar.schedule import FAMILIES
-from alphabar.training import load, save, streams
+from alphabar.training import kept, load, save, streams
 from alphabar.training import loop as training
 from alphabar.training.config import GIVEN, TrainConfig
 from alphabar.training.data import ImageData, load_data
@@ -32,7 +33,9 @@ from alphabar.training.order import Order, cores
 from alphabar.training.statistics import SCALINGS
 from alphabar.training.timesteps import TIMESTEPS
 
-TINY = TrainConfig(channels=(8, 16), steps=4, batch_size=16, warmup=1, precision="float32")
+TINY = TrainConfig(
+    channels=(8, 16), steps=4, batch_size=16, warmup=1, precision="float32", class_conditional=False
+)
 
 
 class Scale(nn.Module):
@@ -281,6 +284,36 @@ def test_every_kind_of_network_trains_and_is_saved_and_samples(prediction, sched
         for each in (made, load(save(tmp_path / "run", made)))
     ]
     assert torch.equal(*found)
+
+
+def test_labels_are_told_unasked_where_every_class_has_enough_images_and_the_network_is_ours():
+    def told(classes, images, network=None, **settings):
+        data = ImageData(
+            torch.zeros(images, 1, 8, 8, dtype=torch.uint8),
+            labels=torch.arange(images) % classes,
+            classes=tuple(map(str, range(classes))),
+        )
+        config = replace(TINY, **({"class_conditional": None, "steps": 1} | settings))
+        (step,) = train(config, data=data, network=network)
+        made = step.snapshot()
+        assert made.training["class_conditional"] == bool(made.classes)
+        return len(made.classes)
+
+    assert told(2, 20) == 2
+    assert told(2, 19) == 0
+    assert told(2, 19, class_conditional=True) == 2
+    assert told(1, 20) == 0
+    assert told(2, 20, class_conditional=False) == 0
+    assert told(2, 20, network=Scale()) == 0
+
+
+def test_a_run_goes_on_with_or_without_labels_as_it_was_begun(tmp_path):
+    config = replace(TINY, data="digits", steps=1)
+    for told in (True, False):
+        place = tmp_path / str(told)
+        deque(kept(train(replace(config, class_conditional=told)), place), maxlen=0)
+        (step,) = train(replace(config, class_conditional=None, steps=2), resume=place)
+        assert bool(step.snapshot().classes) == told
 
 
 @pytest.mark.parametrize(("prediction", "dtype"), [("v_prediction", torch.int64), ("flow", torch.float32)])

@@ -23,8 +23,9 @@ SUBJECTS = (
     "growth",
     "threads",
     "quality",
+    "search",
 )
-NEEDS_DATA = frozenset({"quality"})
+NEEDS_DATA = frozenset({"quality", "search"})
 
 
 def subject(name: str) -> ModuleType:

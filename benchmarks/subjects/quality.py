@@ -18,11 +18,19 @@ from alphabar.denoise.guidance import Clipped
 from alphabar.evaluation import Classifier, fit_classifier, frechet_distance
 from alphabar.samplers.ddim import DDIM
 from alphabar.samplers.loop import sample
+from alphabar.training.checkpoint import Checkpoint
 from alphabar.training.config import TrainConfig
 from alphabar.training.data import ImageData, load_data, to_unit
 from alphabar.training.loop import train
 from benchmarks.measure import OURS, Result, Settings
-from benchmarks.training_loops import EXAMPLE, PlainConfig, network, plain_training
+from benchmarks.training_loops import (
+    EXAMPLE,
+    PlainConfig,
+    PlainStep,
+    network,
+    plain_scheduler,
+    plain_training,
+)
 
 TITLE = "Time to quality"
 ABOUT = (
@@ -30,9 +38,11 @@ ABOUT = (
     "time by our recipe, by diffusers' unconditional example as it stands (*diffusers*), and by that loop "
     "with learning rate, warm-up and EMA tuned as ours are (*diffusers, tuned*). The score is the Fréchet "
     "distance of 1,000 samples, each made with 50 network evaluations of DDIM, to 5,000 held-out images, "
-    "on the features of a small classifier; *real* is that of 1,000 training images. Rows of *defaults*, "
-    "where they are on record, are `alphabar train` with no other setting than the time, which chooses its "
-    "network too. Further rows undo one choice of our recipe each."
+    "on the features of a small classifier; *real* is that of 1,000 training images. These runs are told no "
+    "labels. Rows of *labels*, where they are on record, are told the class of each image and draw the ten "
+    "in turn: *defaults* is `alphabar train` with no other setting than the time, which chooses its network "
+    "too, *diffusers, searched* that loop with the best settings of the subject `search`. Further rows undo "
+    "one choice of our recipe each."
 )
 WIDTHS, BATCH, HELD_OUT, EVALUATIONS = (16, 32, 64), 64, 5000, 50
 READ, EPOCHS = 10_000, 2  # what the classifier is trained on
@@ -52,6 +62,9 @@ UNDONE: dict[str, dict[str, Any]] = {
     "the example's rate": {"learning_rate": EXAMPLE.learning_rate, "warmup": EXAMPLE.warmup},
 }
 """One choice of the recipe undone at a time."""
+
+SEARCHED = replace(TUNED)
+"""The best settings of the subject ``search``."""
 
 Images = Callable[[int], Tensor]
 
@@ -77,7 +90,7 @@ class Scored:
 def run(settings: Settings) -> Iterator[Result]:
     """Train and score, run by run; each yields the table as far as it is known, earlier runs included."""
     keep_memory()  # as the command does; every run of this process has it
-    training, scored = _data(settings)
+    training, scored = scored_data(settings)
     told = {"seconds": settings.seconds, "samples": settings.samples, "training images": len(training)}
     known = _known(settings.recorded, told)
     known["real"] = {"distance": scored(scored.real)}
@@ -102,12 +115,13 @@ def _known(recorded: Mapping[str, Any], told: Mapping[str, float]) -> dict[str, 
 def _table(known: Mapping[str, Mapping[str, float]], told: Mapping[str, float]) -> Result:
     notes = {f"updates of {name}": run["updates"] for name, run in known.items() if "updates" in run}
     aims = {name: aim for name, aim in AIMS.items() if name in known and OURS in known}
-    order = dict.fromkeys((OURS, *CONTENDERS, "real", *DEFAULTS, *UNDONE))
+    order = dict.fromkeys((OURS, *CONTENDERS, "real", *LABELS, *UNDONE))
     samples = {name: [known[name]["distance"]] for name in order if name in known}
     return Result("Fréchet distance", samples, aims, unit="distance", notes={**notes, **told})
 
 
-def _data(settings: Settings) -> tuple[ImageData, Scored]:
+def scored_data(settings: Settings) -> tuple[ImageData, Scored]:
+    """Return what is trained on, and what judges."""
     everything = load_data(settings.data)
     order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(0)).tolist()
     first = min(HELD_OUT, len(everything) // 2)
@@ -120,9 +134,9 @@ def _data(settings: Settings) -> tuple[ImageData, Scored]:
     return training, Scored(classifier, unseen, real)
 
 
-def _network(training: ImageData) -> nn.Module:
+def _network(training: ImageData, *, told: bool = False) -> nn.Module:
     channels, size, _ = training.shape
-    return network(channels, size, WIDTHS)
+    return network(channels, size, WIDTHS, len(training.classes or ()) if told else None)
 
 
 def _ours(*, chooses: bool = False, **undone: Any) -> Callable[[ImageData, Settings], tuple[Images, int]]:
@@ -131,53 +145,76 @@ def _ours(*, chooses: bool = False, **undone: Any) -> Callable[[ImageData, Setti
         given = None if chooses else _network(training)
         (last,) = deque(train(config, data=training, network=given), maxlen=1)
         result = last.snapshot()
-        denoiser = Clipped(Denoiser(result.network, result.schedule, result.prediction))
-        return lambda count: _sampled(denoiser, count, training.shape, settings.device), last.step
+        return lambda count: _sampled(result, count, settings.device), last.step
 
     return run
 
 
-def _sampled(denoiser: Any, count: int, shape: tuple[int, ...], device: str) -> Tensor:
-    parts = range(0, count, 250)
-    drawn = [
-        sample(
-            denoiser, (min(250, count - first), *shape), DDIM(EVALUATIONS), seed=0, first=first, device=device
-        )
-        for first in parts
-    ]
+def _sampled(result: Checkpoint, count: int, device: str) -> Tensor:
+    drawn = []
+    for first, labels in _labels(count, len(result.classes), device):
+        told = labels if result.classes else None
+        denoiser = Clipped(Denoiser(result.network, result.schedule, result.prediction, labels=told))
+        shape = (len(labels), *result.shape)
+        drawn.append(sample(denoiser, shape, DDIM(EVALUATIONS), seed=0, first=first, device=device))
     return torch.cat(drawn).clamp(-1, 1).cpu()
 
 
-def _plain(config: PlainConfig) -> Callable[[ImageData, Settings], tuple[Images, int]]:
+def _labels(count: int, classes: int, device: str) -> Iterator[tuple[int, Tensor]]:
+    """Yield the number of the first image of each batch, and its labels: the classes in turn."""
+    for first in range(0, count, 250):
+        yield first, torch.arange(first, min(first + 250, count), device=device) % max(1, classes)
+
+
+def _plain(
+    config: PlainConfig, *, told: bool = False, seed: int = 0
+) -> Callable[[ImageData, Settings], tuple[Images, int]]:
     def run(training: ImageData, settings: Settings) -> tuple[Images, int]:
-        torch.manual_seed(0)
         timed = config if config.seconds is None else replace(config, seconds=settings.seconds)
-        images = training[range(len(training))].images
-        steps = plain_training(_network(training), images, timed, batch_size=BATCH)
         end = time.monotonic() + settings.seconds
+        steps = peer_steps(training, timed, told=told, seed=seed)
         (last,) = deque(takewhile(lambda step: time.monotonic() < end, steps), maxlen=1)
-        model = last.averaged()
-        return lambda count: _peer_sampled(model, count, training.shape, settings.device), last.step
+        return peer_images(last, config, training, settings.device), last.step
 
     return run
 
 
-@torch.no_grad()
-def _peer_sampled(model: nn.Module, count: int, shape: tuple[int, ...], device: str) -> Tensor:
-    """Sample as diffusers' DDIMPipeline does, from the example's scheduler."""
-    from diffusers import DDIMScheduler, DDPMScheduler
+def peer_steps(
+    training: ImageData, config: PlainConfig, *, told: bool = False, seed: int = 0
+) -> Iterator[PlainStep]:
+    """Train the network as the example of diffusers does, told the labels or not."""
+    torch.manual_seed(seed)
+    images, labels = training[range(len(training))][:2]
+    options = {"batch_size": BATCH, "labels": labels if told else None}
+    return plain_training(_network(training, told=told), images, config, **options)
 
-    scheduler, parts = DDIMScheduler.from_config(DDPMScheduler(num_train_timesteps=1000).config), []
-    for size in [250] * (count // 250) + [count % 250] * (count % 250 > 0):
+
+def peer_images(last: PlainStep, config: PlainConfig, training: ImageData, device: str) -> Images:
+    """Return what samples from the averaged network of the last update."""
+    model = last.averaged()
+    return lambda count: _peer_sampled(model, config, count, training.shape, device)
+
+
+@torch.no_grad()
+def _peer_sampled(model: Any, config: PlainConfig, count: int, shape: tuple[int, ...], device: str) -> Tensor:
+    """Sample as diffusers' DDIMPipeline does, from the scheduler of the training."""
+    from diffusers import DDIMScheduler
+
+    scheduler, parts = DDIMScheduler.from_config(plain_scheduler(config).config), []
+    classes = model.config.num_class_embeds or 0
+    for _, labels in _labels(count, classes, device):
         scheduler.set_timesteps(EVALUATIONS)
-        x = torch.randn(size, *shape, device=device)
+        x = torch.randn(len(labels), *shape, device=device)
         for t in scheduler.timesteps:
-            x = scheduler.step(model(x, t).sample, t, x).prev_sample
+            output = model(x, t, labels if classes else None).sample
+            x = scheduler.step(output, t, x).prev_sample
         parts.append(x)
     return torch.cat(parts).clamp(-1, 1).cpu()
 
 
 CONTENDERS = {"diffusers": _plain(EXAMPLE), "diffusers, tuned": _plain(TUNED), OURS: _ours()}
 """The three that are compared, in the order in which they run."""
-DEFAULTS = {f"defaults, seed {seed}": _ours(chooses=True, seed=seed) for seed in range(3)}
-RUNS = CONTENDERS | DEFAULTS | {name: _ours(**undone) for name, undone in UNDONE.items()}
+LABELS = {f"labels: defaults, seed {seed}": _ours(chooses=True, seed=seed) for seed in range(3)} | {
+    f"labels: diffusers, searched, seed {seed}": _plain(SEARCHED, told=True, seed=seed) for seed in range(3)
+}
+RUNS = CONTENDERS | LABELS | {name: _ours(**undone) for name, undone in UNDONE.items()}

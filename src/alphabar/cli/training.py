@@ -48,6 +48,7 @@ from alphabar.training.engine import is_main, processes
 from alphabar.training.network import new_network, sized
 from alphabar.training.posthoc import SNAPSHOTS
 from alphabar.training.state import CHECKPOINTS, settings_of, step_of
+from alphabar.training.trainer import classes_of
 
 __all__ = ["Train", "with_run"]
 
@@ -66,6 +67,11 @@ class Train(TrainConfig):
     conditions: Annotated[tuple[str, ...], UseAppendAction, arg(name="condition")] = ()
     """A column of the data that the network is told: a number, a list of numbers or an image. NAME, or
     NAME:KIND with number, vector, embedding or image; may be given several times."""
+    class_conditional: bool = False
+    """Tell the network the labels of the data; one of this library's is told them unasked, where they have at
+    least two classes of ten images each."""
+    unconditional: bool = False
+    """Do not tell the network the labels of the data."""
     out: Path = Path("runs/latest")
     """The folder to write."""
     resume: bool = False
@@ -91,7 +97,7 @@ class Train(TrainConfig):
 
     def __call__(self) -> None:
         """Train with a progress bar, and keep the averaged network, checkpoints and a log."""
-        config = TrainConfig(**{each.name: getattr(self, each.name) for each in fields(TrainConfig)})
+        config = self._config()
         check_seed(config.seed)
         if config.factory_name is not None:
             import_from_here()
@@ -109,7 +115,7 @@ class Train(TrainConfig):
         shown = None if main_process else False
         data = training_data(config, progress=lambda rows: track(rows, len(rows), "reading", shown=shown))
         grids, scores = grids.told(data), Scores(data, self.evaluate_every)
-        config = config if start else sized(config, data.shape, processes().device)
+        config = config if start else _chosen(config, data)
         size = check_size(config, data)
         tell_notes()
         if main_process:
@@ -140,6 +146,14 @@ class Train(TrainConfig):
         result = last.snapshot()
         if main_process:
             self._finish(last, result, data, is_stopped=stop())
+
+    def _config(self) -> TrainConfig:
+        """Return the settings of the training; without a flag the data decide whether labels are told."""
+        if self.class_conditional and self.unconditional:
+            raise ConfigError("class_conditional and unconditional: give one of the two")
+        told = True if self.class_conditional else False if self.unconditional else None
+        settings = {each.name: getattr(self, each.name) for each in fields(TrainConfig)}
+        return TrainConfig(**(settings | {"class_conditional": told}))
 
     def _say_over(self, start: int) -> None:
         print(f"{self.out} is at step {start}, its last: give more --steps or --seconds to go on")
@@ -194,11 +208,21 @@ def with_run(command: Train, parse: Callable[[Train], Train]) -> Train:
     settings = asdict(begun)
     switched = {name: value for name, value in settings.items() if isinstance(value, bool)}
     off = {**dict.fromkeys(switched, False), "conditions": ()}  # a flag is given or not: what is on stays on
-    again = parse(replace(command, **{**settings, **off}, out=out, resume=False, overwrite=False))
+    flags = {"resume": False, "overwrite": False, "unconditional": False}
+    again = parse(replace(command, **{**settings, **off, **flags}, out=out))
     on: dict[str, Any] = {name: True for name, value in switched.items() if value}
     on["conditions"] = again.conditions or settings["conditions"]
     data = settings["data"] if is_run else again.data
     return replace(again, **on, data=data, out=out, resume=True, overwrite=False)
+
+
+def _chosen(config: TrainConfig, data: ImageData) -> TrainConfig:
+    """Return settings with what was left to the data and the time, and say that labels are told unasked."""
+    classes = classes_of(config, data)
+    if classes and config.class_conditional is None and is_main():
+        print(f"the network is told the labels of {len(classes)} classes; --unconditional leaves them out")
+    config = replace(config, class_conditional=bool(classes))
+    return sized(config, data.shape, processes().device)
 
 
 def check_size(config: TrainConfig, data: ImageData) -> int:
@@ -208,7 +232,7 @@ def check_size(config: TrainConfig, data: ImageData) -> int:
         ConfigError: it does not, or the network cannot be built.
     """
     channels, *sides = data.shape
-    classes = len(data.classes or ()) if config.class_conditional else 0
+    classes = len(classes_of(config, data))
     try:
         with nullcontext() if config.factory_name else torch.device("meta"):
             network: Any = new_network(config, data.shape, classes, measured(config, data))

@@ -55,8 +55,9 @@ class TrainConfig:
     .safetensors), or a Hugging Face dataset."""
     size: int | None = None
     """Height and width of the images; by default as they come."""
-    class_conditional: bool = False
-    """Whether the network is given the labels of the data."""
+    class_conditional: bool | None = None
+    """Whether the network is told the labels of the data; by default one of this library's is, where
+    they have at least two classes of ten images each."""
     label_dropout: float = 0.1
     """Share of labels that are withheld, so that the network also learns to do without."""
     conditions: tuple[str, ...] = ()
@@ -168,6 +169,10 @@ class TrainConfig:
             if "choices" in each.metadata:
                 look_up(each.metadata["choices"], getattr(self, each.name), each.name)
         self._check_network()
+        if self.class_conditional not in (None, True, False):
+            raise ConfigError(
+                f"class_conditional is {self.class_conditional!r}: expected True, False or None"
+            )
         for name in ("learning_rate", "clip_norm", "seconds"):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -36,7 +36,7 @@ from alphabar.training.objective import Objective
 from alphabar.training.optimizers import chosen
 from alphabar.training.order import Order, batches
 from alphabar.training.state import TrainState, settings_of
-from alphabar.training.trainer import Trainer
+from alphabar.training.trainer import Trainer, classes_of
 
 __all__ = ["TrainStep", "train", "training_data"]
 
@@ -118,6 +118,7 @@ def train(
     if resume is not None:
         with suppress(CheckpointError):  # which is told when the run is gone on from
             config = as_begun(config, settings_of(resume))
+    config = replace(config, class_conditional=bool(classes_of(config, data)))
     config = sized(config, data.shape, accelerator.device)
     kinds = {"is_sharded": is_sharded(accelerator), "are_vectors": len(data.shape) == 1}
     config = replace(config, optimizer=chosen(config.optimizer, **kinds))

@@ -142,6 +142,8 @@ def as_begun(config: TrainConfig, begun: TrainConfig) -> TrainConfig:
         kept["network"] = begun.network
     if config.optimizer == AUTO:
         kept["optimizer"] = begun.optimizer
+    if config.class_conditional is None:
+        kept["class_conditional"] = begun.class_conditional
     if not config.channels and config.width is None:
         kept |= {"channels": begun.channels, "width": begun.width}
     return replace(config, **kept)

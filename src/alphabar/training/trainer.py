@@ -34,7 +34,9 @@ from alphabar.training.objective import VARIANCES, Objective
 from alphabar.training.optimizers import OPTIMIZERS
 from alphabar.training.state import TrainState, check_same, live_tensors, newest, read_into
 
-__all__ = ["Trainer", "Update"]
+__all__ = ["Trainer", "Update", "classes_of"]
+
+FEW = 10  # images a class, below which its label is not told unasked
 
 
 class Update(NamedTuple):
@@ -92,7 +94,7 @@ class Trainer:
         accelerator: Any,
     ) -> Trainer:
         """Build everything as it is before the first update; arguments and errors as of ``train``."""
-        classes, conditions = _classes(config, data), measured(config, data)
+        classes, conditions = classes_of(config, data), measured(config, data)
         shape, device = data.shape, accelerator.device
         check_augmentations(
             config, shape, are_latents=bool(data.latents), are_arrays=data.scaling is not None
@@ -225,11 +227,22 @@ def _seeded(seed: int, step: int, accelerator: Any) -> Iterator[None]:
         yield
 
 
-def _classes(config: TrainConfig, data: ImageData) -> tuple[str, ...]:
-    if config.class_conditional and not data.classes:
+def classes_of(config: TrainConfig, data: ImageData) -> tuple[str, ...]:
+    """Return the names of the classes that the network is told; none where it is told no labels.
+
+    Unasked they are told to networks of this library, of data with two classes of ten images or more.
+
+    Raises:
+        ConfigError: data without labels, where they are asked for.
+    """
+    classes, is_told = tuple(data.classes or ()), config.class_conditional
+    if is_told and not classes:
         why = data.unlabelled or "put its images in a folder a class"
         raise ConfigError(f"class_conditional, but {config.data!r} has no labels to train on: {why}")
-    return tuple(data.classes or ()) if config.class_conditional else ()
+    if is_told is None:
+        is_ours = config.network != GIVEN and config.factory_name is None
+        is_told = is_ours and len(classes) > 1 and len(data) >= FEW * len(classes)
+    return classes if is_told else ()
 
 
 def _check_own(network: nn.Module, asked: Factory, objective: Objective, device: torch.device) -> None:
