@@ -126,7 +126,7 @@ def scored_data(settings: Settings) -> tuple[ImageData, Scored]:
     order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(0)).tolist()
     first = min(HELD_OUT, len(everything) // 2)
     held_out, training = everything.subset(order[:first]), everything.subset(order[first:])
-    some, labels = training[range(min(READ, len(training)))]
+    some, labels, *_ = training[range(min(READ, len(training)))]
     if labels is None:
         raise SystemExit("the images have no labels: the classifier that judges needs them")
     classifier = fit_classifier(to_unit(some), labels, epochs=EPOCHS)
