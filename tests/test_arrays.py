@@ -1,6 +1,7 @@
 """Arrays as data: scaled by statistics in float64, read row by row from every form, trained on, refused."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ from cases import check_error
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from pictures import plain, stored, write_parquet
 from pyarrow import parquet
 from safetensors.torch import save_file
 from torch.utils.data import TensorDataset
@@ -151,6 +153,23 @@ def test_hugging_face_columns_of_lists_are_read(tmp_path):
     )
     data = load_data(str(tmp_path))
     assert np.allclose(data.scaling.invert(data[range(40)].images), x, rtol=1e-5, atol=1e-3)
+
+
+def test_images_that_a_network_is_told_beside_fields_have_their_size(tmp_path):
+    shape, count = (2, 8, 8), 12
+    x = numbers(shape, count)
+    x[3, 0, 0, 0] = np.nan
+    columns = {"x": x.tolist(), "map": [stored(plain(k)) for k in range(count)]}
+    path = write_parquet(tmp_path / "a.parquet", columns)
+    options = {"conditions": ["map"], "image_column": "x", "skip_broken": True}
+    for limit in (2**31, 0):
+        told = load_data(path, **options, memory_limit=limit)[[2, 3, 10]].conditions["map"]
+        assert told.shape == (3, 1, 8, 8)
+        assert told[:, 0, 0, 0].tolist() == [2, 4, 11]  # without row 3
+    config = TrainConfig(data=path, image_column="x", conditions=("map",), skip_broken=True)
+    assert next(train(replace(config, steps=1, batch_size=4, width=8))).loss > 0
+    path = write_parquet(tmp_path / "b.parquet", columns | {"x": numbers((3, 8), count).tolist()})
+    check_error(lambda: load_data(path, **options), DataError, "condition map", "(3, 8)")
 
 
 def test_of_a_mapped_file_only_the_rows_that_are_asked_for_are_read(tmp_path):

@@ -14,7 +14,7 @@ from torch import nn
 from alphabar import NoiseSchedule
 from alphabar.errors import ConfigError
 from alphabar.process import addressed
-from alphabar.training import ImageData, TrainConfig, kept, train
+from alphabar.training import ImageData, TrainConfig, array_data, kept, train
 from alphabar.training.augment import AUGMENTATIONS, augmented, check_augmentations, crop, flip, jitter
 from alphabar.training.data import Batch
 from alphabar.training.draw import Draw
@@ -118,6 +118,19 @@ def test_sides_are_uniform_windows_lie_anywhere_and_about_half_are_mirrored():
     assert abs(mirrored.double().mean() - 0.5) < 4 * 0.5 / count**0.5
 
 
+def test_fields_are_mirrored_and_cropped_as_images_are_and_keep_their_scale():
+    x = torch.randn(40, 2, 4, 6, generator=torch.Generator().manual_seed(0)) * 5
+    config = TrainConfig(flip=True, batch_size=40)
+    draw = Draw(config, 0, NoiseSchedule.cosine().log_snr)
+    found = draw(Batch(x, None), 0, torch.empty(x.shape)).x_0
+    is_mirrored = (found == x.flip(-1)).flatten(1).all(1)
+    assert ((found == x).flatten(1).all(1) ^ is_mirrored).all()
+    assert 0 < is_mirrored.sum() < 40
+    data = array_data(x)
+    step = next(train(replace(config, crop=0.5, batch_size=4, precision="float32", width=8), data=data))
+    assert step.loss > 0
+
+
 def test_a_batch_is_the_same_in_one_process_and_in_three():
     log_snr = NoiseSchedule.cosine().log_snr
     draw, data = Draw(CONFIG, 0, log_snr), images()
@@ -159,8 +172,8 @@ def test_a_resumed_run_sees_the_same_images(tmp_path):
     ("amounts", "shape", "says"),
     [
         ({"jitter": 0.1}, (4, 8, 8), "jitter is for images (1 or 3, H, W), and the data are (4, 8, 8)"),
-        ({"crop": 0.5}, (7,), "crop is for images (C, H, W), and the data are (7,)"),
-        ({"flip": True}, (2, 9), "flip is for images"),
+        ({"crop": 0.5}, (7,), "crop is for images and fields (C, H, W), and the data are (7,)"),
+        ({"flip": True}, (2, 9), "flip is for images and fields"),
     ],
 )
 def test_what_means_nothing_for_the_data_is_refused(amounts, shape, says):

@@ -21,6 +21,7 @@ from alphabar.cli._main import run as run_command
 from alphabar.cli.watching import TRACKERS, Grids, check_tracker, remove_grids, tracked
 from alphabar.errors import ConfigError, UnknownNameError
 from alphabar.training import TrainConfig, check_place, kept, logged, read_log, train
+from alphabar.training.augment import check_augmentations
 from alphabar.training.data import ImageData
 from alphabar.training.doctor import TrainingWarning, examine, examine_count, examine_images
 
@@ -177,6 +178,31 @@ def test_few_images_are_named_with_their_number():
     (found,) = examine_count(999)
     assert "999" in found.seen
     assert all(remedy in found.remedy for remedy in ("--flip", "--crop", "--jitter", "--steps", "report"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "helps"),
+    [
+        ((2, 6, 8), "are_arrays", ["--crop", "--flip"]),
+        ((3, 8), "are_arrays", []),
+        ((2,), "are_arrays", []),
+        ((1, 4, 4, 4), "are_arrays", []),
+        ((4, 8, 8), "are_latents", []),
+    ],
+)
+def test_what_helps_where_data_are_few_is_what_training_takes(shape, kind, helps):
+    (found,) = examine_count(5, shape, **{kind: True})
+    assert found.name == "few rows"
+    assert "more data" in found.remedy
+    flags = {"--flip": {"flip": True}, "--crop": {"crop": 0.8}, "--jitter": {"jitter": 0.1}}
+    assert [flag for flag in sorted(flags) if flag in found.remedy] == helps
+    for flag, setting in flags.items():
+        config = TrainConfig(**setting)
+        if flag in helps:
+            check_augmentations(config, shape, **{kind: True})
+        else:
+            with pytest.raises(ConfigError, match="leave it out"):
+                check_augmentations(config, shape, **{kind: True})
 
 
 @pytest.mark.parametrize(

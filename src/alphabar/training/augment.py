@@ -20,7 +20,7 @@ from torch.nn import functional as F  # noqa: N812  its usual name
 from alphabar.errors import ConfigError
 from alphabar.training import streams
 
-__all__ = ["AUGMENTATIONS", "augmented", "check_augmentations", "crop", "flip", "jitter"]
+__all__ = ["AUGMENTATIONS", "augmented", "check_augmentations", "crop", "fitting", "flip", "jitter"]
 
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601
 
@@ -89,6 +89,8 @@ class Augmentation(NamedTuple):
     """The amount that leaves them as they are."""
     least: float
     most: float
+    flag: str
+    """On the command line, with a usual amount."""
     streams: tuple[int, ...]
     """Of the numbers that it takes for each image."""
     apply: Callable[..., Tensor]
@@ -98,12 +100,29 @@ class Augmentation(NamedTuple):
     in_colour: bool = False
     """Whether it changes values where they are, in place of moving them."""
 
+    def refusal(self, shape: Sequence[int], *, are_latents: bool, are_arrays: bool) -> str:
+        """Return why it has no meaning for data; empty where it has one."""
+        if are_latents:
+            return "is for images, and the data are latents"
+        if are_arrays and self.in_colour:
+            return "is for images, and the data are arrays"
+        if len(shape) != 3 or (self.channels and shape[0] not in self.channels):
+            form = f"({' or '.join(map(str, sorted(self.channels))) or 'C'}, H, W)"
+            kinds = "images" if self.in_colour else "images and fields"
+            return f"is for {kinds} {form}, and the data are {tuple(shape)}"
+        return ""
+
 
 AUGMENTATIONS: dict[str, Augmentation] = {
-    "crop": Augmentation(1.0, 0.1, 1.0, (streams.CROP_SIDE, streams.CROP_TOP, streams.CROP_LEFT), crop),
-    "flip": Augmentation(False, False, True, (streams.FLIP,), lambda x, is_on, chosen: flip(x, chosen)),
+    "crop": Augmentation(
+        *(1.0, 0.1, 1.0, "--crop 0.8", (streams.CROP_SIDE, streams.CROP_TOP, streams.CROP_LEFT), crop)
+    ),
+    "flip": Augmentation(
+        *(False, False, True, "--flip", (streams.FLIP,), lambda x, is_on, chosen: flip(x, chosen))
+    ),
     "jitter": Augmentation(
-        *(0.0, 0.0, 1.0, (streams.BRIGHTNESS, streams.CONTRAST, streams.SATURATION), jitter),
+        *(0.0, 0.0, 1.0, "--jitter 0.1"),
+        *((streams.BRIGHTNESS, streams.CONTRAST, streams.SATURATION), jitter),
         channels=frozenset({1, 3}),
         in_colour=True,
     ),
@@ -149,12 +168,13 @@ def check_augmentations(
         amount = getattr(amounts, name)
         if not each.least <= amount <= each.most:
             raise ConfigError(f"{name} is {amount!r}: it must lie in [{each.least}, {each.most}]")
-        if shape is None or amount == each.nothing:
-            continue
-        if are_latents:
-            raise ConfigError(f"{name} is for images, and the data are latents: leave it out")
-        if are_arrays and each.in_colour:
-            raise ConfigError(f"{name} is for images, and the data are arrays: leave it out")
-        if len(shape) != 3 or (each.channels and shape[0] not in each.channels):
-            form = f"({' or '.join(map(str, sorted(each.channels))) or 'C'}, H, W)"
-            raise ConfigError(f"{name} is for images {form}, and the data are {tuple(shape)}: leave it out")
+        if shape is not None and amount != each.nothing:
+            why = each.refusal(shape, are_latents=are_latents, are_arrays=are_arrays)
+            if why:
+                raise ConfigError(f"{name} {why}: leave it out")
+
+
+def fitting(shape: Sequence[int], *, are_latents: bool = False, are_arrays: bool = False) -> list[str]:
+    """Return the flags of the augmentations that have a meaning for data, each with a usual amount."""
+    kind = {"are_latents": are_latents, "are_arrays": are_arrays}
+    return [each.flag for each in AUGMENTATIONS.values() if not each.refusal(shape, **kind)]

@@ -65,11 +65,11 @@ class TrainConfig:
     condition_dropout: float = 0.1
     """Share of images that all conditions are withheld from; each of several also alone in such a share."""
     flip: bool = False
-    """Mirror every other image, where left and right mean the same."""
+    """Mirror every other image or field (C, H, W), where left and right mean the same."""
     crop: float = 1.0
-    """Show a random part of each image, of at least this share of its sides."""
+    """Show a random part of each image or field (C, H, W), of at least this share of its sides."""
     jitter: float = 0.0
-    """Change brightness, contrast and saturation of each image by up to this share."""
+    """Change brightness, contrast and saturation of each image, not of arrays, by up to this share."""
     skip_broken: bool = False
     """Leave out images that cannot be read, and count them, instead of stopping."""
     scaling: str = _one_of(SCALINGS, "variance")

@@ -206,13 +206,30 @@ def load_data(
     encoded = replace(encoded, size=size)
     images = opened(encoded, channels, memory_limit, progress)
     labels = labels[encoded.rows] if skipped and labels is not None else labels
-    told = {
-        name: column[torch.as_tensor(encoded.rows)]
-        if isinstance(column, Tensor)
-        else opened(replace(encoded, store=column), None, memory_limit, progress)
-        for name, column in columns.items()
-    }
+    told = _conditions(columns, encoded.rows, images.shape[1:], memory_limit, progress)
     return ImageData(*(images, labels, found.classes, skipped, found.unlabelled, source), conditions=told)
+
+
+def _conditions(
+    columns: Mapping[str, Any],
+    rows: range | Tensor,
+    shape: Sequence[int],
+    memory_limit: int,
+    progress: Progress,
+) -> dict[str, Tensor | Encoded]:
+    """Return some rows of conditions: numbers, and images in the size of data of a shape."""
+    told: dict[str, Tensor | Encoded] = {}
+    for name, column in columns.items():
+        if isinstance(column, Tensor):
+            told[name] = column[torch.as_tensor(rows)]
+        elif len(shape) == 3 and shape[1] == shape[2]:
+            told[name] = opened(Encoded(column, rows, shape[1]), None, memory_limit, progress)
+        else:
+            raise DataError(
+                f"condition {name} is a column of images, which are read as squares, and the data have shape "
+                f"{tuple(shape)}: give it as lists of numbers"
+            )
+    return told
 
 
 def array_data(
@@ -274,8 +291,7 @@ def _arrays(
     arrays = Arrays(rows, kept, scaling)
     images = arrays.decode() if 4 * arrays.shape.numel() <= memory_limit else arrays
     labels = None if found.labels is None else found.labels[torch.as_tensor(kept)]
-    conditions: Mapping[str, Any] = found.conditions
-    told = {name: column[torch.as_tensor(kept)] for name, column in conditions.items()}
+    told = _conditions(found.conditions, kept, rows.shape[1:], memory_limit, progress)
     skipped = {f"row {number}": "a NaN or an infinity" for number in broken}
     return ImageData(
         *(images, labels, found.classes, skipped, found.unlabelled, source),

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alphabar.training.augment import fitting
+
 __all__ = ["Finding", "TrainingWarning", "examine", "examine_count", "examine_images"]
 
 Entries = Sequence[Mapping[str, Any]]
@@ -60,16 +62,27 @@ def examine_images(images: Tensor) -> list[Finding]:
     return [finding for check in IMAGE_CHECKS for finding in check(images)] if images.numel() else []
 
 
-def examine_count(images: int) -> list[Finding]:
-    """Return what is wrong with a number of images to train on."""
+def examine_count(
+    images: int, shape: Sequence[int] = (3, 1, 1), *, are_latents: bool = False, are_arrays: bool = False
+) -> list[Finding]:
+    """Return what is wrong with a number of images, latents or arrays to train on.
+
+    Args:
+        images: how many there are.
+        shape: of each, which decides what helps.
+        are_latents: whether they are latents.
+        are_arrays: whether they are arrays, scaled by channel.
+    """
     if images >= FEW:
         return []
+    is_image = not (are_latents or are_arrays)
+    flags = fitting(shape, are_latents=are_latents, are_arrays=are_arrays)
     return [
         Finding(
-            "few images",
+            "few images" if is_image else "few rows",
             f"{images}, which a network learns by heart and then returns",
-            "add --flip, --crop 0.8 or --jitter 0.1, fewer --steps, or --class-conditional; "
-            "compare samples with the training images nearest to them: alphabar report",
+            f"try {', '.join((*flags, 'more data', 'fewer --steps'))} or --class-conditional; compare "
+            f"samples with the training data nearest to them{': alphabar report' if is_image else ''}",
         )
     ]
 

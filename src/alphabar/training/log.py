@@ -27,7 +27,7 @@ from torch import Tensor
 from alphabar.checks import check_count
 from alphabar.denoise.files import whole_file
 from alphabar.errors import CheckpointError
-from alphabar.training.doctor import TrainingWarning, examine, examine_count, examine_images
+from alphabar.training.doctor import Finding, TrainingWarning, examine, examine_count, examine_images
 from alphabar.training.engine import describe_machine, is_main, summed
 from alphabar.training.images import to_x_0
 from alphabar.training.loop import TrainStep
@@ -119,8 +119,8 @@ class _Log:
     path: Path
     levels: int
     """T, of the schedule."""
-    images: int
-    """How many the data have."""
+    few: list[Finding]
+    """What is wrong with the number of images."""
     began: float
     entries: deque[Entry]
     told: set[str]
@@ -136,10 +136,12 @@ class _Log:
         about = {"settings": asdict(state.config), "data": dict(state.data), "machine": describe_machine()}
         earlier = _cut(path, step.step) if is_main() else []
         began = time.monotonic() - (float(earlier[-1].get("seconds", 0.0)) if earlier else 0.0)
-        levels, images = state.config.diffusion_steps, state.data["images"]
+        levels, data = state.config.diffusion_steps, state.data
+        kind = {"are_latents": "latents" in data, "are_arrays": "scaling" in data}
+        few = examine_count(data["images"], data["shape"], **kind)
         told = {note["name"] for entry in earlier for note in entry.get("notes", ())}
         return cls(
-            *(path, levels, images, began, deque(earlier, EXAMINED), told, tell, _probe(step)),
+            *(path, levels, few, began, deque(earlier, EXAMINED), told, tell, _probe(step)),
             first={"run": about},
         )
 
@@ -170,7 +172,7 @@ class _Log:
         self.probe, self.first = probe, {}
         self.entries.append(entry)
         of_images = examine_images(images) if images.dtype == torch.uint8 else []  # latents have no range
-        found = examine(list(self.entries)) + of_images + examine_count(self.images)
+        found = examine(list(self.entries)) + of_images + self.few
         if new := [finding for finding in found if finding.name not in self.told]:
             entry["notes"] = [asdict(finding) for finding in new]
             self.told.update(finding.name for finding in new)
