@@ -280,7 +280,7 @@ def test_help_names_every_argument(command, capsys):
         ([], "interpolate, average, convert, export, push, demo, explore, info}"),
         (
             ["paint"],
-            "samplers, encode, train, report, evaluate, sweep, fit, likelihood, sample",
+            "samplers, data, encode, train, report, evaluate, sweep, fit, likelihood, sample",
         ),
         (["train", "--stepz", "3"], "--steps"),
         (["train", "--steps", "many"], "--steps"),

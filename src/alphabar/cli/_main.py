@@ -21,6 +21,7 @@ from tyro.conf import FlagCreatePairsOff
 from alphabar.cli._arguments import note, notes, tell_notes
 from alphabar.cli.averaging import Average
 from alphabar.cli.convert import Convert
+from alphabar.cli.data import Data
 from alphabar.cli.encoding import Encode
 from alphabar.cli.evaluating import Evaluate
 from alphabar.cli.explore import Explore
@@ -43,6 +44,7 @@ COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
     "noise": Noise,
     "schedule": Schedule,
     "samplers": Samplers,
+    "data": Data,
     "encode": Encode,
     "train": Train,
     "report": Report,

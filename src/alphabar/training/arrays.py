@@ -69,6 +69,10 @@ class Arrays:
         rows = [int(self.rows[place]) for place in places]
         return replace(self, rows=torch.tensor(rows, dtype=torch.int64))
 
+    def name(self, place: int) -> str:
+        """Return what messages call a row."""
+        return f"row {int(self.rows[place])}"
+
     def decode(self) -> Tensor:
         """Return them, scaled to float32."""
         at_once = max(1, AT_ONCE // math.prod(self.shape[1:]))

@@ -11,8 +11,9 @@ once if they fit in memory, else when asked for. All arrays are scaled by shift 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -39,6 +40,9 @@ __all__ = [
     "to_uint8",
     "to_unit",
 ]
+
+
+OpenImages = Callable[["Encoded", "int | None"], "Tensor | Encoded"]
 
 
 class Batch(NamedTuple):
@@ -75,6 +79,7 @@ class ImageData(Dataset[Batch]):
         latents: what decodes them, where they are latents and no images.
         conditions: (N, …) each, numbers, vectors, embeddings or images, that a network may be told.
         scaling: how they were scaled, where they are arrays and no images.
+        offered: what other columns of the source hold that a network could be told, by their names.
     """
 
     images: Tensor | Encoded | Arrays = field(repr=False)
@@ -86,6 +91,7 @@ class ImageData(Dataset[Batch]):
     latents: Mapping[str, Any] = field(default_factory=dict, repr=False)
     conditions: Mapping[str, Tensor | Encoded] = field(default_factory=dict, repr=False)
     scaling: Scaling | None = field(default=None, repr=False)
+    offered: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -146,6 +152,7 @@ def load_data(
     label_column: str | None = None,
     conditions: Sequence[str] = (),
     scaling: str = "variance",
+    decode: bool = True,
 ) -> ImageData:
     """Load images, as squares of one size, or arrays as they are, from any of the forms of source below.
 
@@ -175,6 +182,7 @@ def load_data(
             given the size of the others.
         scaling: what each channel of arrays is scaled to: "variance" 1 and mean 0, "range" −1 … 1, or "none".
             8-bit arrays of 1 or 3 channels are images.
+        decode: False leaves all where it lies, to be read and decoded on demand, whatever the memory limit.
 
     Raises:
         UnknownNameError: another scaling.
@@ -187,35 +195,50 @@ def load_data(
     """
     look_up(SCALINGS, scaling, "scaling")
     check_form(size, channels)
+    limit = memory_limit if decode else 0
     if is_latents(source):
-        return _latents(source, size, memory_limit)
+        return _latents(source, size, limit)
     found = read_columns(source, split, image_column, label_column, conditions)
+    open_images = partial(opened, memory_limit=memory_limit, progress=progress, decode=decode)
     if isinstance(found.images, Rows):
         if size is not None or channels is not None:
             raise DataError(
                 f"{source} holds arrays, which are taken as they are: leave out size and channels"
             )
-        return _arrays(found, source, scaling, skip_broken, memory_limit, progress)
+        data, rows = _arrays(found, source, scaling, skip_broken, limit, progress)
+    else:
+        data, rows = _images(found, source, size, channels, skip_broken, progress, open_images)
+    told = _conditions(found.conditions, rows, data.shape, open_images)
+    return replace(data, conditions=told, offered=found.offered)
+
+
+def _images(
+    found: Columns,
+    source: str,
+    size: int | None,
+    channels: int | None,
+    skip_broken: bool,
+    progress: Progress,
+    open_images: OpenImages,
+) -> tuple[ImageData, range | Tensor]:
+    """Return images of one size, and the numbers of their rows in the source."""
     store: Any = found.images
-    labels, columns = found.labels, found.conditions
     encoded, skipped = readable(store, progress) if skip_broken else (Encoded(store, range(len(store))), {})
-    count = len(encoded.rows)
-    if not count:
+    if not len(encoded.rows):
         raise DataError(f"{source!r} holds no image that can be read, and {len(skipped)} that cannot")
     size = size or encoded.read(0, lambda picture: min(picture.size))
-    encoded = replace(encoded, size=size)
-    images = opened(encoded, channels, memory_limit, progress)
+    images = open_images(replace(encoded, size=size), channels)
+    labels = found.labels
     labels = labels[encoded.rows] if skipped and labels is not None else labels
-    told = _conditions(columns, encoded.rows, images.shape[1:], memory_limit, progress)
-    return ImageData(*(images, labels, found.classes, skipped, found.unlabelled, source), conditions=told)
+    data = ImageData(*(images, labels, found.classes, skipped, found.unlabelled, source))
+    return data, encoded.rows
 
 
 def _conditions(
     columns: Mapping[str, Any],
     rows: range | Tensor,
     shape: Sequence[int],
-    memory_limit: int,
-    progress: Progress,
+    open_images: OpenImages,
 ) -> dict[str, Tensor | Encoded]:
     """Return some rows of conditions: numbers, and images in the size of data of a shape."""
     told: dict[str, Tensor | Encoded] = {}
@@ -223,7 +246,7 @@ def _conditions(
         if isinstance(column, Tensor):
             told[name] = column[torch.as_tensor(rows)]
         elif len(shape) == 3 and shape[1] == shape[2]:
-            told[name] = opened(Encoded(column, rows, shape[1]), None, memory_limit, progress)
+            told[name] = open_images(Encoded(column, rows, shape[1]), None)
         else:
             raise DataError(
                 f"condition {name} is a column of images, which are read as squares, and the data have shape "
@@ -272,13 +295,13 @@ def array_data(
     if labels is not None and len(labels) != rows.shape[0]:
         raise DataError(f"there are {len(labels)} labels for {rows.shape[0]} rows: give one each")
     columns = Columns(rows, *((None, None, "") if labels is None else numbered(labels)))
-    return _arrays(columns, "", scaling, skip_broken, memory_limit, progress)
+    return _arrays(columns, "", scaling, skip_broken, memory_limit, progress)[0]
 
 
 def _arrays(
     found: Columns, source: str, name: str, skip_broken: bool, memory_limit: int, progress: Progress
-) -> ImageData:
-    """Return rows scaled, in memory if they fit."""
+) -> tuple[ImageData, range | Tensor]:
+    """Return rows scaled, in memory if they fit, and their numbers in the source."""
     rows: Any = found.images
     kept: range | Tensor = range(rows.shape[0])
     scaling, broken = None, list[int]()
@@ -291,13 +314,9 @@ def _arrays(
     arrays = Arrays(rows, kept, scaling)
     images = arrays.decode() if 4 * arrays.shape.numel() <= memory_limit else arrays
     labels = None if found.labels is None else found.labels[torch.as_tensor(kept)]
-    told = _conditions(found.conditions, kept, rows.shape[1:], memory_limit, progress)
     skipped = {f"row {number}": "a NaN or an infinity" for number in broken}
-    return ImageData(
-        *(images, labels, found.classes, skipped, found.unlabelled, source),
-        conditions=told,
-        scaling=scaling,
-    )
+    data = ImageData(*(images, labels, found.classes, skipped, found.unlabelled, source), scaling=scaling)
+    return data, kept
 
 
 def _latents(source: str, size: int | None, memory_limit: int) -> ImageData:

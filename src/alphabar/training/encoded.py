@@ -82,7 +82,9 @@ def decoded(store: Store, shape: Sequence[int]) -> Tensor:
     return Encoded(store, range(len(store)), size, channels).decode()
 
 
-def opened(encoded: Encoded, channels: int | None, memory_limit: int, progress: Progress) -> Tensor | Encoded:
+def opened(
+    encoded: Encoded, channels: int | None, memory_limit: int, progress: Progress, *, decode: bool = True
+) -> Tensor | Encoded:
     """Return images decoded, if they fit in memory, else as they are; grey if all that are looked at are."""
     count = len(encoded.rows)
     sample = range(count if count * encoded.size**2 <= memory_limit else min(count, 64))
@@ -90,7 +92,8 @@ def opened(encoded: Encoded, channels: int | None, memory_limit: int, progress: 
     grey = channels is None and all(mode in GREY for mode, _ in seen)
     _warn_of_crops(sum(width != height for _, (width, height) in seen), len(sample), count)
     encoded = replace(encoded, channels=channels or (1 if grey else 3))
-    return encoded.decode(progress) if encoded.shape.numel() <= memory_limit else encoded
+    fits = encoded.shape.numel() <= memory_limit
+    return encoded.decode(progress) if decode and fits else encoded
 
 
 def readable(store: Store, progress: Progress) -> tuple[Encoded, dict[str, str]]:
@@ -108,5 +111,5 @@ def _warn_of_crops(crops: int, looked_at: int, count: int) -> None:
     if crops:
         looked = f"{looked_at}" if looked_at == count else f"the first {looked_at}"
         warnings.warn(
-            f"{crops} of {looked} images are not square: their middle is taken", CropWarning, stacklevel=3
+            f"{crops} of {looked} images are not square: their middle is taken", CropWarning, stacklevel=4
         )

@@ -35,6 +35,7 @@ __all__ = [
     "to_unit",
     "to_x_0",
     "translated",
+    "upright",
 ]
 
 GREY = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"})
@@ -123,8 +124,7 @@ def read_image(
     check_form(size, channels)
     with translated(f"{path} cannot be read"), open_picture(path) as picture:
         image = pixels(picture, size, channels).contiguous()
-        turned = picture.getexif().get(ORIENTATION, 1) > 4
-        height, width = picture.size if turned else picture.size[::-1]
+        height, width = upright(picture)
     _, rows, columns = image.shape
     if size is not None and height * columns != width * rows:
         what = f"its middle is taken, in the form {rows}×{columns}"
@@ -195,6 +195,13 @@ def pixels(
         picture = middle.resize((columns, rows), Image.Resampling.LANCZOS, reducing_gap=3.0)
     flat = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
     return flat.view(picture.height, picture.width, channels).permute(2, 0, 1)
+
+
+def upright(picture: Picture) -> tuple[int, int]:
+    """Return height and width of a picture, turned as its Exif entry says."""
+    is_on_its_side = picture.getexif().get(ORIENTATION, 1) > 4
+    width, height = picture.size[::-1] if is_on_its_side else picture.size
+    return height, width
 
 
 def _opaque(picture: Picture) -> Picture:

@@ -160,8 +160,8 @@ def _rate(config: TrainConfig, step: int, progress: float) -> float:
     )
 
 
-def training_data(config: TrainConfig, *, progress: Progress = iter) -> ImageData:
-    """Return the images that a configuration names; errors and ``progress`` as in :func:`load_data`."""
+def training_data(config: TrainConfig, *, progress: Progress = iter, decode: bool = True) -> ImageData:
+    """Return the images that a configuration names; other arguments and errors as of :func:`load_data`."""
     if config.data == GIVEN:
         raise DataError("data were handed to the training as they are: hand them over again, or name them")
     return load_data(
@@ -173,4 +173,5 @@ def training_data(config: TrainConfig, *, progress: Progress = iter) -> ImageDat
         conditions=[split_kind(text)[0] for text in config.conditions],
         scaling=config.scaling,
         progress=progress,
+        decode=decode,
     )

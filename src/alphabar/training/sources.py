@@ -46,6 +46,8 @@ class Columns(NamedTuple):
     """Why there are none, where there is a column of labels."""
     conditions: Mapping[str, Tensor | Store] = {}
     """(N, …) numbers, or images, by the names of their columns."""
+    offered: Mapping[str, str] = {}
+    """What the other columns hold that a network could be told, by their names."""
 
 
 class Opened(NamedTuple):
@@ -109,11 +111,13 @@ def read_columns(
             raise ValueError(f"it has no column 'image', only {', '.join(names)}: name one by --image-column")
         told = {name: _condition(opened, name) for name in conditions}
         found = Columns(_data(opened, image), conditions=told)
-        if label is None:
-            return found
-        names = features.get(label, {}).get("names")
-        labels, classes, unlabelled = numbered(opened.values(label), names)
-        return found._replace(labels=labels, classes=classes, unlabelled=unlabelled)
+        if label is not None:
+            names = features.get(label, {}).get("names")
+            labels, classes, unlabelled = numbered(opened.values(label), names)
+            found = found._replace(labels=labels, classes=classes, unlabelled=unlabelled)
+        used = (image,) if found.labels is None else (image, label)
+        kinds = {field.name: _kind(field.type) for field in opened.schema if field.name not in used}
+        return found._replace(offered={name: kind for name, kind in kinds.items() if kind})
 
 
 def read_conditions(source: str, names: Sequence[str]) -> dict[str, Tensor | Store]:
@@ -142,18 +146,26 @@ def _data(opened: Opened, name: str) -> Store | Rows:
 
 def _condition(opened: Opened, name: str) -> Tensor | Store:
     """Return a column of numbers, or of lists of them, as a tensor, and one of images as their store."""
-    from pyarrow import types
-
     _column(opened.schema.names, name, (), None, "--condition")
     kind = opened.schema.field(name).type
-    if is_numeric(kind):
-        rows = opened.rows(name)
-        return rows.read(list(range(rows.shape[0])))
-    if types.is_struct(kind) or types.is_binary(kind) or types.is_large_binary(kind):
+    if not _kind(kind):
+        raise ValueError(
+            f"its column {name!r} holds {kind}: a condition is a number, a list of them, or an image"
+        )
+    if not is_numeric(kind):
         return opened.images(name)
-    raise ValueError(
-        f"its column {name!r} holds {kind}: a condition is a number, a list of them, or an image"
-    )
+    rows = opened.rows(name)
+    return rows.read(list(range(rows.shape[0])))
+
+
+def _kind(kind: Any) -> str:
+    """Return what a column of an Arrow type is as a condition; empty where it can be none."""
+    from pyarrow import types
+
+    if is_numeric(kind):
+        return "a list of numbers" if is_lists(kind) else "a number"
+    is_image = types.is_struct(kind) or types.is_binary(kind) or types.is_large_binary(kind)
+    return "an image" if is_image else ""
 
 
 def _column(
