@@ -24,6 +24,7 @@ SUBJECTS = (
     "threads",
     "quality",
     "search",
+    "kinds",
 )
 NEEDS_DATA = frozenset({"quality", "search"})
 
