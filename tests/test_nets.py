@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 import torch
-from cases import check_error
+from cases import check_error, normals
 from torch import nn
 
 from alphabar import Denoiser
@@ -15,6 +15,7 @@ from alphabar.cli import main
 from alphabar.cli._networks import costs
 from alphabar.denoise.factories import Factory
 from alphabar.denoise.nets import build
+from alphabar.denoise.nets._parts import pooled
 from alphabar.errors import CheckpointError, ConfigError, ShapeError, UnknownNameError
 from alphabar.schedule import NoiseSchedule
 from alphabar.training import Checkpoint, ImageData, TrainConfig, kept, load, save, train
@@ -112,6 +113,66 @@ def test_it_is_traced_once_for_any_batch(name, shape):
     program = torch.export.export(network, given(shape), dynamic_shapes=({0: batch}, {0: batch}))
     x, t = given(shape, batch=3)
     torch.testing.assert_close(program.module()(x, t), network(x, t), rtol=1e-5, atol=1e-5)
+
+
+# --- a t for each place ---
+
+PLACED = [case for case in CASES if case[0] != "mlp"]
+every_placed_case = pytest.mark.parametrize(
+    ("name", "shape"), PLACED, ids=lambda value: str(value).replace(" ", "")
+)
+
+
+@every_placed_case
+@torch.no_grad()
+def test_a_t_for_each_place_that_is_everywhere_the_same_is_that_t(name, shape):
+    network = shaken(made(name, shape)).double()
+    x, t = given(shape)
+    labels, more = torch.tensor([0, 3]), normals(2, network.embedding.width)
+    one = network(x.double(), t, labels, more)
+    for sides in ((), shape[1:2], shape[1:]):  # (B, 1), along the first side, at every place
+        each = t.reshape(2, 1, *[1] * len(sides)).expand(2, 1, *sides)
+        torch.testing.assert_close(network(x.double(), each, labels, more), one, rtol=1e-9, atol=1e-9)
+
+
+@every_placed_case
+@torch.no_grad()
+def test_each_place_is_told_its_t(name, shape):
+    """Where t changes at one place the answer changes there, and nothing in another sample."""
+    network = shaken(made(name, shape, classes=0)).double()
+    x, _ = given(shape)
+    t = torch.full((2, 1, shape[1]), 300)
+    changed = t.clone()
+    changed[0, 0, -1] = 900
+    before, after = network(x.double(), t), network(x.double(), changed)
+    assert (before != after)[0, :, -1].any()
+    assert torch.equal(before[1], after[1])
+
+
+@torch.no_grad()
+def test_what_joins_places_is_told_the_mean_of_their_embeddings():
+    """The last group of a side that groups do not divide is filled with its last place."""
+    told = normals(2, 5, 1, 3)
+    found = pooled(told, 2, (3, 4))
+    groups = [told[:, 0:2].mean(1), told[:, 2:4].mean(1), told[:, 4]]
+    torch.testing.assert_close(found, torch.stack(groups, 1), rtol=1e-15, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "t"),
+    [
+        ("mlp", (5,), (2, 5)),
+        ("mlp", (5,), (2, 1)),
+        ("unet_1d", (2, 37), (2, 2, 37)),
+        ("unet_1d", (2, 37), (2, 1, 36)),
+        ("unet_3d", (2, 3, 9, 10), (2, 1, 3, 9, 1, 1)),
+        ("dit", (1, 300), (2, 300)),
+        ("dit", (1, 300), ()),
+    ],
+)
+def test_a_t_of_another_shape_is_a_named_error(name, shape, t):
+    network = made(name, shape, classes=0)
+    check_error(lambda: network(torch.zeros(2, *shape), torch.zeros(t)), ShapeError, str(t), "(B,)")
 
 
 # --- what is refused ---

@@ -9,7 +9,7 @@ wrapper of a denoiser and a denoiser itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -17,13 +17,14 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from alphabar.checks import check_float
+from alphabar.checks import check_float, require
 from alphabar.denoise.conditions import check_finite, codes
 from alphabar.denoise.precision import PRECISIONS, autocast
 from alphabar.errors import DtypeError, ShapeError, look_up
 from alphabar.kernels import lincomb
 from alphabar.process import Parameterisation, coefficients_at, named, no_answer
-from alphabar.schedule import NoiseSchedule
+from alphabar.process.conversions import rows_at
+from alphabar.schedule import CLEAN, NoiseSchedule
 
 __all__ = ["Denoise", "Denoiser", "Estimate"]
 
@@ -44,8 +45,8 @@ class Denoise(Protocol):
     def schedule(self) -> NoiseSchedule:
         """The schedule that t refers to."""
 
-    def __call__(self, x_t: Tensor, t: float) -> Estimate:
-        """Estimate x_0 from x_t, (B, C, …), at level t."""
+    def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
+        """Estimate x_0 from x_t, (B, C, …), at level t; a tensor is asked for where tokens have their own."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,11 @@ class Denoiser:
     tensor([0.5000, 0.5000])
 
     Args:
-        network: called as ``network(x, time)`` with x (B, C, …) and time (B,): for most kinds x_t itself and
-            t, int64, or float32 between the integers; for ``"flow"`` and ``"edm"`` x_t times their c_in, and
-            their own time in float32. Returns a tensor, or an object whose ``sample`` is one (a diffusers
-            model), of C channels or, with a learned variance, 2C.
+        network: called as ``network(x, time)`` with x (B, C, …) and time (B,), or (B, 1, …) where it is asked
+            with a t for each token: for most kinds x_t itself and t, int64, or float32 between the integers;
+            for ``"flow"`` and ``"edm"`` x_t times their c_in, and their own time in float32. Returns a
+            tensor, or an object whose ``sample`` is one (a diffusers model), of C channels or, with a
+            learned variance, 2C.
         schedule: the noise schedule it was trained with.
         prediction: how it is asked and read: ``"epsilon"``, ``"sample"``, ``"v_prediction"``, ``"flow"``,
             ``"edm"``, or a :class:`~alphabar.process.Parameterisation` such as ``edm(sigma_data=1.0)``.
@@ -151,12 +153,15 @@ class Denoiser:
         contents = pretrained.Pretrained(self.network, self.schedule, self.prediction, described)
         return pretrained.write(folder, contents)
 
-    def __call__(self, x_t: Tensor, t: float) -> Estimate:
+    def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         """Estimate x_0 at level t.
 
         Args:
             x_t: (B, C, …) noisy data, in the precision of the network.
-            t: 0 … T−1, whole (an int) or fractional, one for the whole batch.
+            t: 0 … T−1, whole (an int) or fractional, one for the whole batch; or a tensor that broadcasts
+                against the leading dimensions of x_t, as (B, 1, L) over (B, C, L), which the network takes
+                with its first dimension at B. There −1 is allowed: x̂_0 of what is clean is x_t, and the
+                network is told t = 0.
 
         Raises:
             NoAnswerError: ᾱ_t = 0, where ε-prediction and EDM have no answer.
@@ -165,16 +170,34 @@ class Denoiser:
         """
         check_float(x_t=x_t)
         self._check_labels(x_t)
-        numbers = coefficients_at(self.schedule, self.kind, t)
-        if not numbers.answers:
-            raise no_answer(self.kind, f"t = {t}")
-        given = x_t if numbers.input == 1 else lincomb((numbers.input,), (x_t,))
-        time = batch_time(t if math.isnan(numbers.time) else numbers.time, x_t)
+        given, time, of_x_0 = (self._asked_each if isinstance(t, Tensor) else self._asked)(x_t, t)
         with autocast(x_t.device, self.precision):
             answer = network_output(self.network, given, time, self.labels, self.conditions)
         output, variance = _halves(answer, x_t, t)
         wide = torch.promote_types(x_t.dtype, torch.float32)
-        return Estimate(lincomb(numbers.x_0, (x_t, output.to(x_t.dtype)), dtype=wide), variance)
+        return Estimate(lincomb(of_x_0, (x_t, output.to(x_t.dtype)), dtype=wide), variance)
+
+    def _asked(self, x_t: Tensor, t: Any) -> tuple[Tensor, Tensor, Sequence[float] | Tensor]:
+        """Return what the network takes, its input and its time, and the coefficients of (x_t, output)."""
+        numbers = coefficients_at(self.schedule, self.kind, t)
+        if not numbers.answers:
+            raise no_answer(self.kind, f"t = {t}")
+        given = x_t if numbers.input == 1 else lincomb((numbers.input,), (x_t,))
+        return given, batch_time(t if math.isnan(numbers.time) else numbers.time, x_t), numbers.x_0
+
+    def _asked_each(self, x_t: Tensor, t: Any) -> tuple[Tensor, Tensor, Sequence[float] | Tensor]:
+        """Return the same for a tensor of t."""
+        t = t.to(x_t.device)
+        where = torch.where(t == CLEAN.t, 0, t)
+        of_x_0, scale, time = (
+            rows_at(self.schedule, self.kind, which, where, x_t) for which in ("x_0", "input", "time")
+        )
+        answers = of_x_0.isfinite().all(-1) & scale.isfinite() & ~time.isinf()
+        require(answers, "t has an entry without an answer", lambda _: no_answer(self.kind, "an entry of t"))
+        of_x_0 = torch.where((t == CLEAN.t)[..., None], of_x_0.new_tensor((1, 0)), of_x_0)
+        told = where if self.kind.time is None else time
+        told = told.float() if told.is_floating_point() else told.long()
+        return lincomb(scale[..., None], (x_t,)), told.expand(len(x_t), *t.shape[1:]), of_x_0
 
     def _check_labels(self, x_t: Tensor) -> None:
         labels = {} if self.labels is None else {"labels": self.labels}
@@ -205,7 +228,7 @@ def network_output(
     return output
 
 
-def _halves(output: Tensor, x_t: Tensor, t: float) -> tuple[Tensor, Tensor | None]:
+def _halves(output: Tensor, x_t: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor | None]:
     if output.shape == x_t.shape:
         return output, None
     if x_t.ndim > 1 and output.shape == (x_t.shape[0], 2 * x_t.shape[1], *x_t.shape[2:]):

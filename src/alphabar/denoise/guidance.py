@@ -97,8 +97,12 @@ class ClassifierFree(_Wrapper):
             raise ConfigError(f"interval is {self.interval!r}: give the lowest t first, then the highest")
         object.__setattr__(self, "doubled", self._doubled())
 
-    def __call__(self, x_t: Tensor, t: float) -> Estimate:
-        """Return the guided estimate; a learned variance is that of the given label."""
+    def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
+        """Return the guided estimate; a learned variance is that of the given label.
+
+        Raises:
+            ConfigError: an interval, and a tensor of t.
+        """
         if not self._acts(t):
             return self.denoiser(x_t, t)
         both, variance = self._asked_twice(x_t, t)
@@ -106,11 +110,17 @@ class ClassifierFree(_Wrapper):
         guided = lincomb((self.scale, 1 - self.scale), (given, null))
         return Estimate(self._rescaled(guided, given), variance)
 
-    def _acts(self, t: float) -> bool:
+    def _acts(self, t: float | Tensor) -> bool:
+        if isinstance(t, Tensor):
+            if self.interval is not None:
+                raise ConfigError("interval is given, and each token has a t of its own: leave it out")
+            return self.scale != 1
         lowest, highest = self.interval or (-math.inf, math.inf)
         return self.scale != 1 and lowest <= t <= highest
 
-    def _asked_twice(self, x_t: Tensor, t: float) -> Estimate:
+    def _asked_twice(self, x_t: Tensor, t: float | Tensor) -> Estimate:
+        if isinstance(t, Tensor) and t.ndim and len(t) == len(x_t):
+            t = torch.cat([t, t])
         both = self.doubled(torch.cat([x_t, x_t]), t)
         return both._replace(variance=None if both.variance is None else both.variance[: x_t.shape[0]])
 
@@ -156,13 +166,16 @@ class ClassifierGuided(_Wrapper):
     def __post_init__(self) -> None:
         _check_scale(self.scale)
 
-    def __call__(self, x_t: Tensor, t: float) -> Estimate:
+    def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         """Return the guided estimate.
 
         Raises:
             NoAnswerError: a t with ᾱ_t = 0.
             ShapeError: logits that are not (B, classes).
+            ConfigError: a tensor of t.
         """
+        if isinstance(t, Tensor):
+            raise ConfigError("each token has a t of its own: a classifier is asked with one t for a sample")
         (level,) = levels_at(self.schedule, [t])
         if not level.signal:
             raise NoAnswerError(
@@ -211,7 +224,7 @@ class Clipped(_Wrapper):
         if not self.limit > 0:
             raise ConfigError(f"limit is {self.limit!r}: it must be positive, 1 for images in [-1, 1]")
 
-    def __call__(self, x_t: Tensor, t: float) -> Estimate:
+    def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         """Return the estimate of the denoiser inside, x̂_0 clipped."""
         estimate = self.denoiser(x_t, t)
         return estimate._replace(x_0=estimate.x_0.clamp(-self.limit, self.limit))
@@ -242,7 +255,7 @@ class DynamicThreshold(_Wrapper):
         if not self.largest >= 1:
             raise ConfigError(f"largest is {self.largest!r}: it must be at least 1, the range of the data")
 
-    def __call__(self, x_t: Tensor, t: float) -> Estimate:
+    def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
         """Return the estimate of the denoiser inside, each sample brought back into [−1, 1]."""
         estimate = self.denoiser(x_t, t)
         x_0 = estimate.x_0.to(torch.promote_types(estimate.x_0.dtype, torch.float32))

@@ -6,6 +6,7 @@ Each is a combination of two tensors with coefficients of the parameterisation: 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from alphabar.process.coefficients import CPU, coefficients_at, coefficients_bet
 from alphabar.process.parameterisation import Parameterisation, named, no_answer
 from alphabar.schedule import NoiseSchedule, log_alpha_bar_between
 
-__all__ = ["check_fits", "check_whole", "spread", "target", "to_eps", "to_x_0"]
+__all__ = ["check_fits", "check_whole", "rows_at", "spread", "target", "to_eps", "to_x_0"]
 
 
 def target(
@@ -69,7 +70,7 @@ def to_x_0(
         UnknownNameError, TimestepError, ShapeError, DtypeError: as in :func:`target`.
     """
     kind = named(prediction)
-    coefficients = _rows(schedule, kind, "x_0", t, x_t)
+    coefficients = rows_at(schedule, kind, "x_0", t, x_t)
     _check_finite(coefficients, kind)
     tensors = x_t, output
     return lincomb(coefficients, tensors, dtype=dtype, check=lambda: check_alike(x_t=x_t, output=output))
@@ -84,23 +85,25 @@ def to_eps(
 ) -> Tensor:
     """Return ε̂, the noise that the output stands for; arguments and errors as in :func:`to_x_0`."""
     check_alike(x_t=x_t, output=output)
-    return lincomb(_rows(schedule, named(prediction), "eps", t, x_t), (x_t, output))
+    return lincomb(rows_at(schedule, named(prediction), "eps", t, x_t), (x_t, output))
 
 
-def _rows(
+def rows_at(
     schedule: NoiseSchedule, kind: Parameterisation, which: str, t: float | Tensor, data: Tensor
-) -> tuple[float, float] | Tensor:
-    """Return a pair of numbers, or (…, 2) float64 with a row for each t."""
+) -> Any:
+    """Return what :class:`Coefficients` names ``which`` at one t; at a tensor of them (…, 2) or (…) float64.
+
+    Raises:
+        TimestepError, ShapeError: t outside 0 … T−1, or that does not fit the data.
+    """
     if not isinstance(t, Tensor):
-        pair: tuple[float, float] = getattr(coefficients_at(schedule, kind, t), which)
-        return pair
+        return getattr(coefficients_at(schedule, kind, t), which)
     check_fits(t, data)
     if t.is_floating_point():
-        found: Tensor = getattr(coefficients_between(kind, log_alpha_bar_between(schedule, t)), which)
-        return found
+        return getattr(coefficients_between(kind, log_alpha_bar_between(schedule, t)), which)
     where = torch.as_tensor(checked_t(t, 0, len(schedule)))
     table = table_of(schedule, kind, which, t.device)
-    return table.index_select(0, where.reshape(-1)).reshape(*where.shape, 2)
+    return table.index_select(0, where.reshape(-1)).reshape(where.shape + table.shape[1:])
 
 
 def check_whole(schedule: NoiseSchedule, t: int | Tensor, data: Tensor) -> None:
@@ -136,8 +139,8 @@ def spread(values: Tensor, data: Tensor) -> Tensor:
     return values.reshape(values.shape + (1,) * (data.ndim - values.ndim))
 
 
-def check_fits(t: Tensor, data: Tensor) -> None:
-    """Require a t whose shape broadcasts against the leading dimensions of the data.
+def check_fits(t: Tensor, data: Tensor, name: str = "t") -> None:
+    """Require a t, or what has another name, that broadcasts against the leading dimensions of the data.
 
     Raises:
         ShapeError: it does not.
@@ -147,6 +150,6 @@ def check_fits(t: Tensor, data: Tensor) -> None:
         len(shape) == len(lead) and all(n in (1, m) for n, m in zip(shape, lead, strict=True))
     ):
         raise ShapeError(
-            f"t has shape {tuple(shape)}, the data {tuple(data.shape)}: t must broadcast against its "
-            "leading dimensions: one t in all, (B,) one a sample, (B, L) one a token"
+            f"{name} has shape {tuple(shape)}, the data {tuple(data.shape)}: it must broadcast against their "
+            "leading dimensions: one in all, (B,) one a sample, (B, L) one a token"
         )

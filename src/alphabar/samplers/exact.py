@@ -160,13 +160,19 @@ class GaussianMixture:
 
 @dataclass(frozen=True, eq=False)
 class ExactDenoiser:
-    """E[x_0 | x_t] of a mixture, at any t, whole or fractional."""
+    """E[x_0 | x_t] of a mixture, at any t, whole or fractional: one in all, or (B,)."""
 
     mixture: GaussianMixture
     schedule: NoiseSchedule
 
-    def __call__(self, x_t: Tensor, t: float) -> Estimate:
-        """Estimate x_0 from x_t, (B, D), at level t."""
+    def __call__(self, x_t: Tensor, t: float | Tensor) -> Estimate:
+        """Estimate x_0 from x_t, (B, D), at level t.
+
+        Raises:
+            ShapeError: a t for each of the D dimensions.
+        """
+        if isinstance(t, Tensor) and t.ndim > 1:
+            raise ShapeError(f"t has shape {tuple(t.shape)}: a mixture takes one in all, or (B,)")
         return Estimate(self.mixture.mean_given(x_t, log_alpha_bar_between(self.schedule, t).to(x_t)))
 
 

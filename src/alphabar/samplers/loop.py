@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -27,7 +27,8 @@ from alphabar.errors import ConfigError, DtypeError, NoAnswerError, ShapeError
 from alphabar.kernels import Address, all_finite
 from alphabar.process import addressed
 from alphabar.samplers.amplification import warn_if_amplified
-from alphabar.samplers.plan import X_0, Plan, Sampler
+from alphabar.samplers.delay import DelayedPlan, DelayedRow, delayed
+from alphabar.samplers.plan import X_0, Plan, Row, Sampler
 from alphabar.samplers.progress import track
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["ChainOptions", "State", "iter_sample", "sample"]
 
 Draw = Callable[[int], Tensor | Address]
-Revise = Callable[[int, float, Tensor], Tensor]
+Revise = Callable[[int, Any, Tensor], Tensor]
 
 
 class State(NamedTuple):
@@ -44,8 +45,8 @@ class State(NamedTuple):
 
     step: int
     """Evaluations of the network before this state, 0 … n."""
-    t: float
-    """The level of ``x_t``; −1 is clean."""
+    t: Any
+    """The level of ``x_t``; −1 is clean. With a delay a tensor, of a level for each token."""
     x_t: Tensor
     """(B, C, …) the state, in float32 or wider."""
     x_0: Tensor
@@ -65,6 +66,9 @@ class ChainOptions(TypedDict, total=False):
     """The level of ``x_t`` if that is not the sampler's first t: image to image."""
     first: int
     """The number of the first sample in the batch, for addressing; by default 0."""
+    delay: Tensor | None
+    """Integers that broadcast against the leading dimensions of x_t, as (1, 1, L): how many rows of the plan
+    each token waits; at −n or less, of n rows, it stays as it is in ``x_t``. See ``samplers/delay.py``."""
     dtype: torch.dtype
     """The precision the network is fed in, by default float32. The chain's own state is float32 at least."""
     device: torch.device | str | None
@@ -85,19 +89,20 @@ def iter_sample(
         denoiser: what estimates x_0, and the schedule.
         shape: (B, C, …) of the batch.
         sampler: what makes the plan.
-        options: ``seed``, ``generator``, ``x_t``, ``t_start``, ``first``, ``dtype``, ``device``, ``revise``:
-            see :class:`ChainOptions`.
+        options: ``seed``, ``generator``, ``x_t``, ``t_start``, ``first``, ``delay``, ``dtype``, ``device``,
+            ``revise``: see :class:`ChainOptions`.
 
     Raises:
-        ConfigError: both seed and generator, or t_start without x_t.
-        ShapeError: an x_t or an answer of another shape.
+        ConfigError: both seed and generator, t_start without x_t, or a delay with a sampler that remembers.
+        ShapeError: an x_t, a delay or an answer of another shape.
         NoAnswerError: the network returned NaN or infinity; the message says at which step and t.
         TimestepError, UnknownNameError: steps, spacing or t_start that do not fit the schedule.
 
     Warns:
         AmplificationWarning: the first x̂_0 multiplies errors of the output by more than 1000.
     """
-    return chain(denoiser, planned(denoiser, sampler, options.get("t_start")), _start(shape, **options))
+    plan, start = planned(denoiser, sampler, options.get("t_start")), _start(shape, **options)
+    return chain(denoiser, delayed(plan, start.delay, start.x_t), start)
 
 
 def sample(
@@ -126,8 +131,8 @@ def sample(
     Raises:
         AlphabarError: as :func:`iter_sample`.
     """
-    plan = planned(denoiser, sampler, options.get("t_start"))
-    start = _start(shape, **options)
+    base, start = planned(denoiser, sampler, options.get("t_start")), _start(shape, **options)
+    plan = delayed(base, start.delay, start.x_t)
     # A loop over the states themselves would keep each alive through the next evaluation.
     ends = map(partial(_end, len(plan)), chain(denoiser, plan, start))
     with torch.no_grad():
@@ -162,6 +167,7 @@ class Start(NamedTuple):
     """``draw(k)`` returns the noise of step k, counted from 1."""
     dtype: torch.dtype = torch.float32
     revise: Revise | None = None
+    delay: Tensor | None = None
 
 
 def _start(
@@ -172,6 +178,7 @@ def _start(
     x_t: Tensor | None = None,
     t_start: float | None = None,
     first: int = 0,
+    delay: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
     revise: Revise | None = None,
@@ -188,18 +195,19 @@ def _start(
         start = z if isinstance(z, Tensor) else addressed.normal(shape, **z._asdict(), device=where)
     else:
         start = _checked_start(x_t, shape).to(where)
-    return Start(start.detach().to(_wide(dtype)), draw, dtype, revise)
+    return Start(start.detach().to(_wide(dtype)), draw, dtype, revise, delay)
 
 
-def chain(denoiser: Denoise, plan: Plan, start: Start) -> Iterator[State]:
+def chain(denoiser: Denoise, plan: Plan | DelayedPlan, start: Start) -> Iterator[State]:
     """Yield the states of :func:`iter_sample`, whose arguments were checked."""
-    x_t, draw, dtype, revise = start
+    x_t, draw, dtype, revise, _ = start
     kept: tuple[Tensor, ...] = ()
     flags: list[Tensor] = []
     level = -1 if plan.is_inversion else plan.rows[0].t
     if revise:
         x_t = revise(0, level, x_t)
-    for step, row in enumerate(plan.rows):
+    rows: Sequence[Row | DelayedRow] = plan.rows
+    for step, row in enumerate(rows):
         x_0, variance = _estimate(denoiser, x_t, step, row.t, dtype)
         _check_finite(step, plan, (x_0,) if variance is None else (x_0, variance), flags)
         yield State(step, level, x_t, x_0)
@@ -216,7 +224,7 @@ def chain(denoiser: Denoise, plan: Plan, start: Start) -> Iterator[State]:
     yield State(len(plan), level, x_t, x_t)
 
 
-def _estimate(denoiser: Denoise, x_t: Tensor, step: int, t: float, dtype: torch.dtype) -> Estimate:
+def _estimate(denoiser: Denoise, x_t: Tensor, step: int, t: float | Tensor, dtype: torch.dtype) -> Estimate:
     if torch.is_grad_enabled():
         with torch.no_grad():
             estimate = denoiser(x_t.to(dtype), t)
@@ -237,7 +245,7 @@ def _reads_values(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def _check_finite(step: int, plan: Plan, parts: Sequence[Tensor], flags: list[Tensor]) -> None:
+def _check_finite(step: int, plan: Plan | DelayedPlan, parts: Sequence[Tensor], flags: list[Tensor]) -> None:
     """Raise for the first step whose estimate is not finite; a graph being compiled has no values."""
     if torch.compiler.is_compiling():
         return
@@ -250,13 +258,13 @@ def _check_finite(step: int, plan: Plan, parts: Sequence[Tensor], flags: list[Te
         _check_flags(flags, plan)
 
 
-def _check_flags(flags: Sequence[Tensor], plan: Plan) -> None:
+def _check_flags(flags: Sequence[Tensor], plan: Plan | DelayedPlan) -> None:
     good = torch.stack(tuple(flags)).tolist()
     if not all(good):
         raise _not_finite(good.index(False), plan)
 
 
-def _not_finite(step: int, plan: Plan) -> NoAnswerError:
+def _not_finite(step: int, plan: Plan | DelayedPlan) -> NoAnswerError:
     return NoAnswerError(
         f"the denoiser returned NaN or infinity at step {step}, t = {plan.timesteps[step]}: check the "
         "network's weights, its precision, and that prediction and schedule are those it was trained with"

@@ -6,9 +6,11 @@
     unet_3d    (C, D, H, W)            the same in three
     dit        (C, L) … (C, D, H, W)   a transformer of patches
 
-``t`` is (B,), int64 or float32; ``class_labels`` (B,), where the last label stands for "no label". Another
-condition goes in as ``embedding``, (B, ``network.embedding.width``). One number, the width, scales each. A
-run keeps name and width, and so is opened without foreign code.
+``t`` is (B,), int64 or float32; or, except of ``mlp``, (B, 1, …) that broadcasts over the sides of x, a t for
+each place, and what joins places, as a patch does, is told the mean of their embeddings. ``class_labels`` is
+(B,), where the last label stands for "no label". Another condition goes in as ``embedding``, (B,
+``network.embedding.width``). One number, the width, scales each. A run keeps name and width, and so is opened
+without foreign code.
 """
 
 from __future__ import annotations

@@ -11,7 +11,17 @@ from torch.nn import functional
 
 from alphabar.errors import ConfigError, ShapeError
 
-__all__ = ["CONVOLUTIONS", "Embedding", "attend", "check_input", "cut", "heads_of", "padded", "zeroed"]
+__all__ = [
+    "CONVOLUTIONS",
+    "Embedding",
+    "attend",
+    "check_input",
+    "cut",
+    "heads_of",
+    "padded",
+    "pooled",
+    "zeroed",
+]
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 """By the number of dimensions beside the channels."""
@@ -21,7 +31,7 @@ HEAD = 64  # channels of an attention's head, where they divide the width
 
 
 class Embedding(nn.Module):
-    """A vector of t, plus a learned one of the label: MLP(sin ω t, cos ω t) + e[label], (B, width).
+    """A vector of t, plus a learned one of the label: MLP(sin ω t, cos ω t) + e[label], (B, …, width).
 
     Vaswani et al. 2017, section 3.5, for the sinusoids; their angles are made in float32.
 
@@ -37,10 +47,10 @@ class Embedding(nn.Module):
         self.labels = nn.Embedding(classes + 1, width) if classes else None
 
     def forward(self, t: Tensor, class_labels: Tensor | None, embedding: Tensor | None = None) -> Tensor:
-        """Return (B, width).
+        """Return (B, width), or (B, …, width) of a t for each place.
 
         Args:
-            t: (B,), of any kind of numbers.
+            t: (B,), or (B, 1, …) as :func:`check_input` allows it, of any kind of numbers.
             class_labels: (B,) int64, where it takes labels.
             embedding: (B, width) of another condition, which is added.
 
@@ -51,12 +61,18 @@ class Embedding(nn.Module):
             takes = f"takes labels, (B,) in 0 … {self.classes}" if self.classes else "takes no labels"
             raise ConfigError(f"this network {takes}: {'give' if self.classes else 'leave out'} class_labels")
         powers = torch.arange(SINUSOIDS, device=t.device, dtype=torch.float32) / (SINUSOIDS - 1)
-        angles = t.to(torch.float32)[:, None] * torch.exp(-math.log(10_000) * powers)
+        places = t if t.ndim < 2 else t.flatten(0, 1)
+        angles = places.to(torch.float32)[..., None] * torch.exp(-math.log(10_000) * powers)
         dtype = next(self.mlp.parameters()).dtype
-        told: Tensor = self.mlp(torch.cat([angles.sin(), angles.cos()], dim=1).to(dtype))
+        told: Tensor = self.mlp(torch.cat([angles.sin(), angles.cos()], dim=-1).to(dtype))
         if self.labels is not None:
-            told = told + self.labels(class_labels)
-        return told if embedding is None else told + embedding
+            told = told + _over_places(self.labels(class_labels), told)
+        return told if embedding is None else told + _over_places(embedding, told)
+
+
+def _over_places(vector: Tensor, told: Tensor) -> Tensor:
+    """Return (B, width) so that it is added at each place of (B, …, width)."""
+    return vector.reshape(vector.shape[0], *[1] * (told.ndim - 2), -1)
 
 
 def attend(qkv: Tensor, heads: int) -> Tensor:
@@ -83,6 +99,24 @@ def cut(x: Tensor, sides: Sequence[int]) -> Tensor:
     return x
 
 
+def pooled(told: Tensor, size: int, sides: Sequence[int]) -> Tensor:
+    """Return (B, …, width) of groups of places along each side: the mean of each group.
+
+    Args:
+        told: (B, …, width), over no more dimensions than there are sides; one of 1 stands for all its places.
+        size: places of a group.
+        sides: of the groups.
+    """
+    for dimension, side in enumerate(sides[: told.ndim - 2], 1):
+        if told.shape[dimension] > 1 and size > 1:
+            last = told.narrow(dimension, told.shape[dimension] - 1, 1)
+            missing = side * size - told.shape[dimension]
+            whole = torch.cat([told, last.repeat_interleave(missing, dimension)], dimension)
+            groups = whole.reshape(*told.shape[:dimension], side, size, *told.shape[dimension + 1 :])
+            told = groups.mean(dimension + 1)
+    return told
+
+
 def zeroed(layer: nn.Module) -> nn.Module:
     """Return a layer whose parameters are set to 0, so that a residual branch begins as nothing."""
     for parameter in layer.parameters():
@@ -90,8 +124,8 @@ def zeroed(layer: nn.Module) -> nn.Module:
     return layer
 
 
-def check_input(x: Tensor, shape: Sequence[int]) -> None:
-    """Require x of shape (B, *shape).
+def check_input(x: Tensor, shape: Sequence[int], t: Tensor) -> None:
+    """Require x of shape (B, *shape), and t of shape (B,) or (B, 1, …), which broadcasts over the sides of x.
 
     Raises:
         ShapeError: another shape.
@@ -99,3 +133,7 @@ def check_input(x: Tensor, shape: Sequence[int]) -> None:
     if tuple(x.shape[1:]) != tuple(shape):
         sides = ", ".join(map(str, shape))
         raise ShapeError(f"x has shape {tuple(x.shape)}: this network takes (B, {sides})")
+    fits = zip(t.shape[1:], (1, *shape[1:]), strict=False)
+    if not 0 < t.ndim <= max(1, (len(shape) > 1) * x.ndim) or any(n not in (1, m) for n, m in fits):
+        takes = "(B,)" if len(shape) == 1 else f"(B,), or (B, 1, …) along the sides of x, {tuple(shape[1:])}"
+        raise ShapeError(f"t has shape {tuple(t.shape)}: this network takes {takes}")

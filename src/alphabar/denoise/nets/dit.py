@@ -24,6 +24,7 @@ from alphabar.denoise.nets._parts import (
     cut,
     heads_of,
     padded,
+    pooled,
     zeroed,
 )
 
@@ -61,15 +62,23 @@ class DiT(nn.Module):
         self, x: Tensor, t: Tensor, class_labels: Tensor | None = None, embedding: Tensor | None = None
     ) -> Tensor:
         """Return (B, out_channels, …), the rest in the shape of x."""
-        check_input(x, self.shape)
-        told = self.embedding(t, class_labels, embedding)
+        check_input(x, self.shape, t)
+        told = self._spread(self.embedding(t, class_labels, embedding))
         h = self.enter(padded(x, self.patch)).flatten(2).mT + self.places
         for block in self.blocks:
             h = block(h, told)
-        scale, shift = self.modulation(told)[:, None].chunk(2, dim=-1)
+        scale, shift = self.modulation(told).chunk(2, dim=-1)
         h = self.norm(h) * (1 + scale) + shift
         answer: Tensor = self.leave(h.mT.unflatten(2, self.grid))
         return cut(answer, self.shape[1:])
+
+    def _spread(self, told: Tensor) -> Tensor:
+        """Return (B, 1, width), or (B, N, width) of a t for each place: for each token the mean."""
+        if told.ndim == 2:
+            return told[:, None]
+        told = pooled(told, self.patch, self.grid)
+        told = told.reshape(*told.shape[:-1], *[1] * (len(self.grid) + 2 - told.ndim), told.shape[-1])
+        return told.expand(-1, *self.grid, -1).flatten(1, -2)
 
 
 class _Block(nn.Module):
@@ -84,7 +93,7 @@ class _Block(nn.Module):
         )
 
     def forward(self, h: Tensor, told: Tensor) -> Tensor:
-        scales, shifts, gates = self.modulation(told)[:, None].unflatten(-1, (3, 2, -1)).unbind(2)
+        scales, shifts, gates = self.modulation(told).unflatten(-1, (3, 2, -1)).unbind(2)
         attended = self.out(attend(self.qkv(self._told(h, scales, shifts, 0)), self.heads))
         h = h + gates[..., 0, :] * attended
         changed: Tensor = h + gates[..., 1, :] * self.mlp(self._told(h, scales, shifts, 1))

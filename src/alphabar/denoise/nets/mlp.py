@@ -36,7 +36,7 @@ class MLP(nn.Module):
         self, x: Tensor, t: Tensor, class_labels: Tensor | None = None, embedding: Tensor | None = None
     ) -> Tensor:
         """Return (B, out_channels)."""
-        check_input(x, self.shape)
+        check_input(x, self.shape, t)
         told, h = self.embedding(t, class_labels, embedding), self.enter(x)
         for block in self.blocks:
             h = block(h, told)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from alphabar.denoise.nets._parts import (
     cut,
     heads_of,
     padded,
+    pooled,
     zeroed,
 )
 
@@ -54,7 +55,7 @@ class UNet(nn.Module):
         super().__init__()
         self.shape, (channels, *sides) = shape, shape
         self.fold = 2 if max(sides) > FOLDED else 1
-        sizes = list(_halved([math.ceil(side / self.fold) for side in sides]))
+        self.sizes = sizes = list(_halved([math.ceil(side / self.fold) for side in sides]))
         widths = [width if level < 2 else 2 * width for level in range(len(sizes))]
         steps, d, told = list(pairwise(widths)), len(sides), 4 * width
         convolution, folded = CONVOLUTIONS[d], self.fold**d
@@ -72,20 +73,26 @@ class UNet(nn.Module):
         self, x: Tensor, t: Tensor, class_labels: Tensor | None = None, embedding: Tensor | None = None
     ) -> Tensor:
         """Return (B, out_channels, …), the rest in the shape of x."""
-        check_input(x, self.shape)
-        told = functional.silu(self.embedding(t, class_labels, embedding))
+        check_input(x, self.shape, t)
+        told = self._told(self.embedding(t, class_labels, embedding))
         h, beside = _over(self.enter, _folded(x, self.fold)), []
-        for level, shrink in zip(self.down, [*self.shrink, None], strict=True):
-            h = level(h, told)
+        for level, e, shrink in zip(self.down, told, [*self.shrink, None], strict=True):
+            h = level(h, e)
             if shrink is not None:
                 beside.append(h)
                 h = _over(shrink, h)
-        h = self.last(self.middle(h), told)
-        for level, grow in zip(reversed(self.up), reversed(self.grow), strict=True):
+        h = self.last(self.middle(h), told[-1])
+        for level, grow, e in zip(reversed(self.up), reversed(self.grow), told[-2::-1], strict=True):
             there = beside.pop()
             h = _over(grow, _doubled(h, there.shape[1:-1]))
-            h = level(torch.cat([h, there], dim=-1), told)
+            h = level(torch.cat([h, there], dim=-1), e)
         return _unfolded(_over(self.leave, functional.silu(_norm(h))), self.fold, self.shape[1:])
+
+    def _told(self, told: Tensor) -> list[Tensor]:
+        """Return what each level is told; of a t for each place the mean over the places that it joins."""
+        first = pooled(told, self.fold, self.sizes[0])
+        levels = accumulate(self.sizes[1:], lambda e, sides: pooled(e, 2, sides), initial=first)
+        return [functional.silu(e) for e in levels]
 
 
 def _halved(sides: Sequence[int]) -> Iterator[tuple[int, ...]]:
@@ -152,13 +159,15 @@ class _Block(nn.Module):
 
     def __init__(self, dimensions: int, of: int, to: int, told: int) -> None:
         super().__init__()
-        convolution, self.ones = CONVOLUTIONS[dimensions], (1,) * dimensions
+        convolution = CONVOLUTIONS[dimensions]
         self.into, self.out = convolution(of, to, 3, padding=1), zeroed(convolution(to, to, 3, padding=1))
         self.told = nn.Linear(told, to)
         self.past = nn.Linear(of, to) if of != to else nn.Identity()
 
     def forward(self, h: Tensor, told: Tensor) -> Tensor:
-        inside = _over(self.into, _norm(h)) + self.told(told).reshape(h.shape[0], *self.ones, -1)
+        e = self.told(told)
+        e = e.reshape(*e.shape[:-1], *[1] * (h.ndim - e.ndim), e.shape[-1])
+        inside = _over(self.into, _norm(h)) + e
         changed: Tensor = self.past(h) + _over(self.out, functional.silu(inside))
         return changed
 
