@@ -94,7 +94,7 @@ REGISTRY: dict[str, Entry] = {
     ),
     "lms": Entry(LMS, {"LMS 3": {"order": 3}, "LMS 4": {}}),
     "pndm": Entry(PNDM, {"PNDM": {}}, steps=lambda evaluations: max(evaluations - 1, 1)),
-    "fitted": Entry(Fitted, spaced=False, note="5 … 50 steps, or those of alphabar fit"),
+    "fitted": Entry(Fitted, spaced=False, note="5 … 50 steps, or those of alphabar fit, which end nearer"),
 }
 """Every sampler by the name that the command line gives it."""
 
