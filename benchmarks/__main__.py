@@ -70,15 +70,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tables", action="store_true", help="write the tables anew from the results on record"
     )
-    parser.add_argument("--data", default="", help="quality: a .parquet file or folder of labelled images")
-    parser.add_argument("--seconds", type=float, default=300.0, help="quality: length of each training run")
-    parser.add_argument("--updates", type=int, default=320, help="search: length of the longest runs")
-    parser.add_argument("--samples", type=int, default=1000, help="quality: how many are scored")
-    parser.add_argument(
-        "--runs", default="", help="quality: which runs, with semicolons: 'alphabar;diffusers'"
-    )
-    parser.add_argument("--ablate", action="store_true", help="quality: also undo each choice of the recipe")
+    _add_trained(parser)
     return parser
+
+
+def _add_trained(parser: argparse.ArgumentParser) -> None:
+    """Add the settings of the subjects that train networks."""
+    add = parser.add_argument
+    add("--data", default="", help='a .parquet file or folder of labelled images, or "digits"')
+    add("--seconds", type=float, default=300.0, help="length of each training run")
+    add("--updates", type=int, default=320, help="search: length of the longest runs")
+    add("--samples", type=int, default=1000, help="how many are scored")
+    add(
+        "--runs",
+        default="",
+        help="which, with semicolons: of quality 'alphabar;diffusers', of fitting 'cosine 6;linear 10'",
+    )
+    add(
+        "--ablate",
+        action="store_true",
+        help="quality: also undo each choice; fitting: also free fewer numbers",
+    )
+    add("--cache", default="runs/benchmarks", help="fitting: where networks and tables are kept")
 
 
 def _quiet(given: argparse.Namespace) -> None:
@@ -96,8 +109,9 @@ def _one(name: str, given: argparse.Namespace, out: Path, floors: dict[str, dict
         return []
     facts = _facts(given)
     print(f"\n{subject(name).TITLE}\n  {_heading(facts)}", flush=True)
-    cases: list[dict[str, Any]] = []
-    for result in subject(name).run(_settings(given, report.load(out, name))):
+    recorded = report.load(out, name)
+    cases: list[dict[str, Any]] = recorded.get("cases", []) if hasattr(subject(name), "KEEPS") else []
+    for result in subject(name).run(_settings(given, recorded)):
         # A subject that completes its own table yields it again, whole.
         cases = [case for case in cases if case["name"] != result.name] + [result.record()]
         print(f"  {report.line(cases[-1])}", flush=True)
@@ -115,7 +129,7 @@ def _one(name: str, given: argparse.Namespace, out: Path, floors: dict[str, dict
 
 def _settings(given: argparse.Namespace, recorded: dict[str, Any]) -> Settings:
     runs = tuple(filter(None, given.runs.split(";")))
-    names = ("device", "threads", "budget", "data", "seconds", "samples", "updates", "ablate")
+    names = ("device", "threads", "budget", "data", "seconds", "samples", "updates", "ablate", "cache")
     return Settings(**{name: getattr(given, name) for name in names}, runs=runs, recorded=recorded)
 
 

@@ -51,15 +51,17 @@ class Settings:
     budget: float = 4.0
     """Seconds a case may take, once it has its fewest rounds."""
     data: str = ""
-    """Images for the subject ``quality``: a folder or a .parquet file."""
+    """Images for ``quality`` and ``fitting``: a folder, a .parquet file, or "digits"."""
     seconds: float = 300.0
-    """Length of each training run of ``quality``."""
+    """Length of each of their training runs."""
     samples: int = 1000
     updates: int = 320
     """Of the network, in the longest runs of ``search``."""
     runs: tuple[str, ...] = ()
-    """Which runs of ``quality``; by default the three that are compared."""
+    """Which runs of ``quality``, by default the three that are compared; which cells of ``fitting``."""
     ablate: bool = False
+    cache: str = "runs/benchmarks"
+    """The folder where ``fitting`` keeps networks and tables, to go on from after an interruption."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """What an earlier run of the same subject wrote: results to be completed, not replaced."""
 

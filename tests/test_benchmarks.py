@@ -1,18 +1,25 @@
 """The measuring code, on made-up numbers: nothing here looks at how fast the machine is."""
 
 import json
+import math
+import sys
+from functools import partial
+from itertools import combinations, pairwise
 from multiprocessing import Pipe
 from threading import Thread
 
 import pytest
 import torch
 
-from alphabar.training import ImageData, TrainConfig
+from alphabar import GaussianMixture, NoiseSchedule
+from alphabar.evaluation import Interval
+from alphabar.samplers import SOLVERS, fitted_to, hand_made
+from alphabar.training import Checkpoint, ImageData, TrainConfig
 from alphabar.training.state import TrainState
-from benchmarks import check, report
+from benchmarks import check, gits, report
 from benchmarks.__main__ import main
 from benchmarks.measure import FEWEST, Case, Result, Settings, measure, spread
-from benchmarks.subjects import SUBJECTS, checkpoints, serving, subject
+from benchmarks.subjects import SUBJECTS, checkpoints, fitting, serving, subject
 from benchmarks.subjects.growth import slope
 from benchmarks.subjects.quality import _known
 
@@ -199,3 +206,86 @@ def test_an_entrant_answers_once_its_batch_is_drawn(name):
         assert asking.recv() == 2
     asking.send(False)
     serves.join()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+def test_the_levels_of_gits_are_the_cheapest_of_all(steps):
+    n, gamma = 8, 1.15
+    costs = torch.rand(n, n, generator=torch.Generator().manual_seed(steps), dtype=torch.float64).triu(1)
+    costs[costs == 0] = math.inf
+
+    def price(way):
+        return sum(gamma**k * float(costs[a, b]) for k, (a, b) in enumerate(pairwise([*way, n - 1])))
+
+    ways = [[0, *between] for between in combinations(range(1, n - 1), steps - 1)]
+    assert gits.cheapest(costs, steps, gamma) == min(ways, key=price)
+
+
+def test_no_way_of_more_steps_than_levels():
+    with pytest.raises(ValueError, match="no way of 4 steps leads through 3 levels"):
+        gits.cheapest(torch.full((3, 3), math.inf).triu_(1) + 1, 4)
+
+
+def test_a_step_of_gits_costs_what_it_leads_off_the_chord_and_nothing_on_a_straight_chain():
+    sigma = [3.0, 2.0, 1.0, 0.0]
+    x_0 = torch.tensor([[1.0, 2.0]])
+    straight = torch.stack([x_0 + s * torch.tensor([[0.6, 0.8]]) for s in sigma])
+    costs = gits.step_costs(straight, x_0.expand(3, 1, 2), sigma)
+    assert costs.isinf().equal(torch.ones(4, 4).tril().bool())
+    assert costs.triu(1).nan_to_num(posinf=0).abs().max() < 1e-5  # float32
+    # From (3, 0) to (0, 0) by way of (2, 1), where the estimate turns from (0, 3) to the end: Euler's
+    # first step is right, and carried on to σ = 1 it leads two off the chord.
+    bent = torch.tensor([[[3.0, 0.0]], [[2.0, 1.0]], [[1.0, 0.5]], [[0.0, 0.0]]])
+    estimates = torch.tensor([[[0.0, 3.0]], [[0.0, 0.0]], [[0.0, 0.0]]])
+    costs = gits.step_costs(bent, estimates, sigma)
+    assert costs[0, 1:].tolist() == pytest.approx([0.0, 1.5, 3.0])
+    assert costs[1, 2:].tolist() == pytest.approx([0.0, 0.0])
+
+
+class Opened(Checkpoint):
+    """A mixture in place of a trained network."""
+
+    def guided(self, *args, **options):
+        means = torch.tensor([[-0.5, 0.5], [0.4, -0.2]])
+        return GaussianMixture(means, torch.tensor([0.2, 0.3])).denoiser(self.schedule)
+
+
+class Judge:
+    real = torch.zeros(20, 2)
+
+    def interval(self, images):
+        return Interval(float(images.square().mean()), 0.1, 0.1)
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    few = {name: SOLVERS[name] for name in ("UniPC 2", "Heun")}
+    for module in (fitting, sys.modules[hand_made.__module__]):
+        monkeypatch.setattr(module, "SOLVERS", few)
+    monkeypatch.setattr(fitting, "fitted_to", partial(fitted_to, updates=3))
+    for name, number in {"BATCH": 4, "FITTED": 1, "CHOOSING": 1, "FRESH": 8}.items():
+        monkeypatch.setattr(fitting, name, number)
+    opened = Opened(torch.nn.Identity(), NoiseSchedule.cosine(), "sample", (2,))
+    return partial(fitting.Trained, label="mixture, cosine", place=tmp_path, opened=opened, scored=Judge())
+
+
+def test_a_cell_of_fitting_compares_every_table_and_is_not_fitted_again(trained, monkeypatch):
+    results = list(trained(Settings(samples=20)).cell(6))
+    assert [result.name.split(": ")[1] for result in results] == [
+        "root mean square",
+        "median",
+        "Fréchet distance",
+    ]
+    for result in results[:2]:
+        assert set(result.samples) == {"alphabar", "hand-made", "hand-made at 1.5 N", "Fitted", "GITS"}
+        assert result.aims == {"hand-made": 2, "Fitted": 2, "GITS": 2, "hand-made at 1.5 N": 1}
+        assert "," in result.notes["hand-made"] and result.notes["GITS"]
+    assert {"teacher", "real"} <= set(results[2].samples)
+    recorded = {"cases": [result.record() for result in results]}
+    monkeypatch.setattr(fitting, "fitted_to", None)
+    again = list(trained(Settings(samples=20)).cell(6))
+    assert [result.record() for result in again] == recorded["cases"]
+    assert trained(Settings(recorded=recorded)).is_recorded(6)
+    assert not trained(Settings(recorded=recorded)).is_recorded(5)
+    assert not trained(Settings(recorded=recorded, ablate=True)).is_recorded(6)
+    assert not trained(Settings(recorded={"cases": recorded["cases"][:2]})).is_recorded(6)

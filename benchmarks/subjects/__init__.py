@@ -1,4 +1,7 @@
-"""The subjects: each module has TITLE, ABOUT and ``run(settings)``, which yields results as they come."""
+"""The subjects: each module has TITLE, ABOUT and ``run(settings)``, which yields results as they come.
+
+A module with PICTURED draws only cases of this name; one with KEEPS leaves what is on record of other cases.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,9 @@ SUBJECTS = (
     "quality",
     "search",
     "kinds",
+    "fitting",
 )
-NEEDS_DATA = frozenset({"quality", "search"})
+NEEDS_DATA = frozenset({"quality", "search", "fitting"})
 
 
 def subject(name: str) -> ModuleType:

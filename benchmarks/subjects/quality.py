@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from alphabar.cli._memory import keep_memory
 from alphabar.denoise.denoiser import Denoiser
 from alphabar.denoise.guidance import Clipped
-from alphabar.evaluation import Classifier, fit_classifier, frechet_distance
+from alphabar.evaluation import Classifier, Interval, fit_classifier
+from alphabar.evaluation.distances import frechet_without
+from alphabar.evaluation.intervals import interval_of
 from alphabar.samplers.ddim import DDIM
 from alphabar.samplers.loop import sample
 from alphabar.training.checkpoint import Checkpoint
@@ -46,6 +49,7 @@ ABOUT = (
 )
 WIDTHS, BATCH, HELD_OUT, EVALUATIONS = (16, 32, 64), 64, 5000, 50
 READ, EPOCHS = 10_000, 2  # what the classifier is trained on
+LEAST = READ * EPOCHS  # images that it sees, so that few are shown more often
 AIMS = {"diffusers": 4.0, "diffusers, tuned": 2.0}
 RECIPE = TrainConfig(batch_size=BATCH)
 """Ours: every setting that is not its default is a choice that ``--ablate`` undoes."""
@@ -77,14 +81,18 @@ class Scored:
     held_out: Tensor
     real: Tensor
 
-    @torch.no_grad()
     def __call__(self, images: Tensor) -> float:
         """Return the distance of images to those held out."""
+        return self.interval(images).value
+
+    @torch.no_grad()
+    def interval(self, images: Tensor) -> Interval:
+        """Return the distance and how far it may be off."""
         seen, unseen = (
             torch.cat([self.classifier.features(x) for x in part.split(1000)])
             for part in (images, self.held_out)
         )
-        return frechet_distance(seen, unseen)
+        return interval_of(frechet_without(seen, unseen))
 
 
 def run(settings: Settings) -> Iterator[Result]:
@@ -129,7 +137,8 @@ def scored_data(settings: Settings) -> tuple[ImageData, Scored]:
     some, labels, *_ = training[range(min(READ, len(training)))]
     if labels is None:
         raise SystemExit("the images have no labels: the classifier that judges needs them")
-    classifier = fit_classifier(to_unit(some), labels, epochs=EPOCHS)
+    epochs = max(EPOCHS, math.ceil(LEAST / len(some)))
+    classifier = fit_classifier(to_unit(some), labels, epochs=epochs)
     real, unseen = to_unit(some[-settings.samples :]), to_unit(held_out[range(len(held_out))].images)
     return training, Scored(classifier, unseen, real)
 
