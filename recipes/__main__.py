@@ -1,37 +1,35 @@
 """Re-run a recipe over its seeds and compare it with the record: ``python -m recipes NAME [--data DATA]``.
 
-    recipes/NAME/recipe.json    what to run: arguments of ``alphabar train`` and ``alphabar evaluate``
+    recipes/NAME/recipe.json    what to run: arguments of ``alphabar train``, and of what draws the samples
     recipes/NAME/record.json    what was found: scores by seed, spread, seconds, updates, machine
     recipes/NAME/curve.png      the loss of the first seed
 
-The images are split once, by a fixed order, into those to train on and those that are held out: the samples
-are compared with the latter alone. Without ``--record`` nothing under recipes/ is changed.
+Images are split once, by a fixed order, into those to train on and those that are held out; rows of a problem
+are drawn, by two seeds. Samples are compared with the latter alone. Without ``--record`` nothing under
+recipes/ is changed.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from alphabar.cli import plots
 from alphabar.denoise.files import read_json, whole_file
-from alphabar.training import ImageData, load_data, read_log
+from alphabar.training import read_log
+from alphabar.training.engine import describe_machine
+from recipes.ways import RISES, WAYS, Way
 
 FOLDER = Path(__file__).parent
-SCORES = ("frechet", "kernel", "precision", "recall")
-RISES = ("precision", "recall")
-"""Scores of which more is better."""
 
 Record = Mapping[str, Any]
 
@@ -43,11 +41,21 @@ class Recipe:
     name: str
     about: str
     data: str
-    """A source that ``alphabar train`` takes; empty where ``--data`` has to say it."""
+    """A source that ``alphabar train`` takes, or a problem; empty where ``--data`` has to say it."""
     held_out: int
     train: tuple[str, ...]
     evaluate: tuple[str, ...]
+    """Arguments of ``alphabar evaluate``, or of ``alphabar sample`` where a problem scores."""
     seeds: tuple[int, ...]
+    score: str = "features"
+    """A name in ``WAYS``."""
+    limits: Mapping[str, float] = field(default_factory=dict)
+    """The worst that each score may be."""
+
+    @property
+    def way(self) -> Way:
+        """How it is prepared and judged."""
+        return WAYS[self.score]
 
     @classmethod
     def read(cls, name: str) -> Recipe:
@@ -74,7 +82,7 @@ def main() -> None:
     source, out = asked.data or recipe.data, asked.out / asked.name
     if not source:
         parser.error(f"{asked.name} names no images: give them with --data")
-    training, held_out = split(load_data(source), recipe.held_out, out)
+    training, held_out = recipe.way.prepare(source, recipe.held_out, out)
     runs = [run(recipe, seed, training, held_out, out) for seed in asked.seeds or recipe.seeds]
     found = record_of(recipe, runs)
     print(told(recipe, found))
@@ -82,52 +90,24 @@ def main() -> None:
         keep(FOLDER / recipe.name, found, out / f"seed-{runs[0]['seed']}")
 
 
-def split(images: ImageData, held_out: int, out: Path) -> tuple[Path, Path]:
-    """Write the images to train on and those held out as two files; return their paths."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).tolist()
-    parts = {"held_out": order[:held_out], "training": order[held_out:]}
-    paths = {name: out / f"{name}.parquet" for name in parts}
-    for name, numbers in parts.items():
-        if not paths[name].exists():
-            write_images(images.subset(numbers), paths[name])
-    return paths["training"], paths["held_out"]
-
-
-def write_images(images: ImageData, path: Path) -> None:
-    """Write images and labels as a parquet file of PNGs."""
-    import pyarrow as pa
-    from PIL import Image
-    from pyarrow.parquet import write_table
-
-    pixels, labels, _ = images[range(len(images))]
-    files = []
-    for image in pixels:
-        buffer = io.BytesIO()
-        Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy()).save(buffer, "PNG")
-        files.append({"bytes": buffer.getvalue(), "path": None})
-    columns = {"image": files} | ({} if labels is None else {"label": labels.tolist()})
-    with whole_file(path) as draft:
-        write_table(pa.table(columns), draft)
-
-
 def run(recipe: Recipe, seed: int, training: Path, held_out: Path, out: Path) -> Record:
     """Train and score with one seed; return what was found."""
-    place, scores = out / f"seed-{seed}", out / f"seed-{seed}.json"
+    place = out / f"seed-{seed}"
     train = ["train", str(training), *recipe.train, "--seed", str(seed), "--out", str(place), "--overwrite"]
-    evaluate = ["evaluate", str(place), "--data", str(held_out), *recipe.evaluate, "--json", str(scores)]
-    seconds = {"training": timed(train), "scoring": timed(evaluate)}
-    found = read_json(scores)
+    draw = [recipe.way.command, *recipe.way.arguments(place, held_out), *recipe.evaluate]
+    before = os.times()
+    seconds = {"training": timed(train), "scoring": timed(draw)}
+    after = os.times()
+    seconds["processor"] = sum(after[2:4]) - sum(before[2:4])  # of both, whatever else the machine did
     last = read_log(place)[-1]
     return {
         "seed": seed,
-        "scores": {
-            name: {key: found[name][key] for key in ("value", "low", "high", "real")} for name in SCORES
-        },
+        "scores": recipe.way.read(place, held_out),
         "updates": last["step"],
         "images": last["images"],
         "loss": last["loss"],
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
-        "machine": found.get("machine", {}),
+        "machine": describe_machine(),
     }
 
 
@@ -139,13 +119,14 @@ def timed(arguments: Sequence[str]) -> float:
 
 
 def record_of(recipe: Recipe, runs: Sequence[Record]) -> Record:
-    """Return what is kept: the runs, and mean and spread of each score over the seeds."""
-    values = {name: [each["scores"][name]["value"] for each in runs] for name in SCORES}
+    """Return what is kept: the runs, and mean and spread of each score, beside that of real data."""
+    values = {name: [each["scores"][name]["value"] for each in runs] for name in runs[0]["scores"]}
+    real = {name: statistics.fmean(each["scores"][name]["real"] for each in runs) for name in values}
     return {
         "train": list(recipe.train),
         "evaluate": list(recipe.evaluate),
         "scores": {
-            name: {"mean": statistics.fmean(each), "low": min(each), "high": max(each)}
+            name: {"mean": statistics.fmean(each), "low": min(each), "high": max(each), "real": real[name]}
             for name, each in values.items()
         },
         "runs": list(runs),
@@ -159,9 +140,21 @@ def told(recipe: Recipe, found: Record) -> str:
     before = read_json(path)["scores"] if path.is_file() else {}
     lines = [f"{recipe.name}: {recipe.about}"]
     for name, now in found["scores"].items():
-        line = f"  {name:10} {now['mean']:.4g} ({now['low']:.4g} … {now['high']:.4g})"
+        line = f"  {name:11} {now['mean']:.4g} ({now['low']:.4g} … {now['high']:.4g}), real {now['real']:.4g}"
         lines.append(line + (f"   {compared(name, now, before[name])}" if name in before else ""))
+    for each in found["runs"]:
+        for name in missed(recipe.limits, each["scores"]):
+            lines.append(f"  seed {each['seed']}: {name} is beyond its limit, {recipe.limits[name]:g}")
     return "\n".join(lines)
+
+
+def missed(limits: Mapping[str, float], scores: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return the names of the scores of a run that are beyond their limits."""
+    return [
+        name
+        for name, limit in limits.items()
+        if not (scores[name]["value"] >= limit if name in RISES else scores[name]["value"] <= limit)
+    ]
 
 
 def compared(name: str, now: Mapping[str, float], before: Mapping[str, float]) -> str:

@@ -1,8 +1,10 @@
-"""Recipes: what they run can be run, the images are split once, and records are compared by their spread."""
+"""Recipes: what they run can be run, data are split once, records compared, and scores see errors."""
 
 import json
+from functools import partial
 
 import pytest
+import torch
 import tyro
 from tyro.conf import FlagCreatePairsOff
 
@@ -10,24 +12,26 @@ from alphabar.cli import main
 from alphabar.cli._main import COMMANDS
 from alphabar.training import load_data
 from recipes import __main__ as recipes
-from recipes.__main__ import FOLDER, Recipe, compared, split
+from recipes.__main__ import FOLDER, Recipe, compared, missed
+from recipes.problems import PROBLEMS
+from recipes.problems._distances import energy_distance
+from recipes.ways import REAL, TRUE, WAYS, _drawn, split
 
 NAMES = sorted(path.parent.name for path in FOLDER.glob("*/recipe.json"))
+PROBLEM_NAMES = [name for name in NAMES if Recipe.read(name).score in PROBLEMS]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_arguments_of_each_recipe_are_those_of_the_commands(name):
     recipe = Recipe.read(name)
-    for command, given in (("train", recipe.train), ("evaluate", recipe.evaluate)):
-        tyro.cli(COMMANDS[command], args=list(given), config=(FlagCreatePairsOff,))
+    for command, given in (("train", recipe.train), (recipe.way.command, recipe.evaluate)):
+        tyro.cli(COMMANDS[command], args=["run", *given], config=(FlagCreatePairsOff,))
     assert recipe.about
     assert len(set(recipe.seeds)) == len(recipe.seeds) > 0
 
 
 def test_an_unknown_recipe_is_named_beside_the_known():
-    with pytest.raises(
-        SystemExit, match=r"no recipe 'mnits': choose among cifar10, cifar10_gpu, digits, mnist"
-    ):
+    with pytest.raises(SystemExit, match=r"no recipe 'mnits': choose among (\w+, )*digits, (\w+, )*mnist"):
         Recipe.read("mnits")
 
 
@@ -76,11 +80,78 @@ def test_a_recipe_trains_scores_and_is_put_on_record(tmp_path, monkeypatch, caps
     record = json.loads((tmp_path / "tiny/record.json").read_text())
     values = [run["scores"]["frechet"]["value"] for run in record["runs"]]
     assert [run["seed"] for run in record["runs"]] == [0, 1]
+    real = record["runs"][0]["scores"]["frechet"]["real"]
     assert record["scores"]["frechet"] == pytest.approx(
-        {"mean": sum(values) / 2, "low": min(values), "high": max(values)}
+        {"mean": sum(values) / 2, "low": min(values), "high": max(values), "real": real}
     )
     assert (tmp_path / "tiny/curve.png").read_bytes()[:4] == b"\x89PNG"
     capsys.readouterr()
     monkeypatch.setattr("sys.argv", ["recipes", "tiny", "--out", str(tmp_path / "out"), "--seeds", "0"])
     recipes.main()
     assert "on record" in capsys.readouterr().out
+
+
+def scores(problem, rows, true):
+    return {name: {"value": value} for name, value in problem.score(rows, true).items()}
+
+
+@pytest.mark.parametrize("name", PROBLEM_NAMES)
+def test_real_rows_are_within_the_limits_of_a_problem_and_noise_is_beyond_each(name):
+    recipe = Recipe.read(name)
+    problem = PROBLEMS[recipe.score]
+    true, real = (problem.draw(recipe.held_out, seed) for seed in (TRUE, REAL[0]))
+    x = real["x"]
+    noise = x.mean(0) + x.std(0) * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    assert not missed(recipe.limits, scores(problem, real, true))
+    assert missed(recipe.limits, scores(problem, {**real, "x": noise}, true)) == list(recipe.limits)
+
+
+@pytest.mark.parametrize("name", PROBLEM_NAMES)
+def test_each_seed_on_record_is_within_the_limits(name):
+    recipe, record = Recipe.read(name), json.loads((FOLDER / name / "record.json").read_text())
+    assert [run["seed"] for run in record["runs"]] == list(recipe.seeds)
+    assert not [
+        missed(recipe.limits, run["scores"]) for run in record["runs"] if missed(recipe.limits, run["scores"])
+    ]
+    assert (record["train"], record["evaluate"]) == (list(recipe.train), list(recipe.evaluate))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", PROBLEM_NAMES)
+def test_a_training_comes_within_the_limits(name, tmp_path):
+    recipe = Recipe.read(name)
+    found = recipes.run(recipe, 0, *recipe.way.prepare(recipe.data, recipe.held_out, tmp_path), tmp_path)
+    assert not missed(recipe.limits, found["scores"])
+
+
+def test_the_limit_of_the_mixture_is_half_as_much_again_as_two_sets_of_real_points_differ():
+    recipe = Recipe.read("mixture")
+    x = PROBLEMS["mixture"].draw(4000, 0)["x"].double()
+    of_real = 2 / (recipe.held_out / 10) * float(torch.pdist(x).mean())
+    assert recipe.limits["energy"] == pytest.approx(1.5 * of_real, rel=0.02)
+
+
+def test_the_energy_distance_is_that_of_two_points_and_of_two_sets():
+    x, y = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+    assert energy_distance(x, x) == 0
+    assert energy_distance(x, y) == pytest.approx(2 * 2.5 - 0 - 2.5)
+
+
+def test_a_problem_is_drawn_trained_sampled_and_judged(tmp_path, monkeypatch, capsys):
+    recipe = json.loads((FOLDER / "mixture/recipe.json").read_text()) | {
+        "held_out": 20,
+        "train": ["--steps", "2", "--batch-size", "4", "--width", "8"],
+        "evaluate": ["--steps", "2", "--batch-size", "20"],
+        "seeds": [0],
+    }
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny/recipe.json").write_text(json.dumps(recipe))
+    few = WAYS["mixture"]._replace(prepare=partial(_drawn, PROBLEMS["mixture"]._replace(rows=40)))
+    monkeypatch.setattr(recipes, "FOLDER", tmp_path)
+    monkeypatch.setitem(WAYS, "mixture", few)
+    monkeypatch.setattr(recipes, "timed", lambda arguments: float(main(list(arguments))))
+    monkeypatch.setattr("sys.argv", ["recipes", "tiny", "--out", str(tmp_path / "out"), "--record"])
+    recipes.main()
+    record = json.loads((tmp_path / "tiny/record.json").read_text())
+    assert record["scores"]["astray"]["real"] < 0.1 < record["scores"]["astray"]["mean"]
+    assert "seed 0: astray is beyond its limit, 0.05" in capsys.readouterr().out
