@@ -18,7 +18,6 @@ from alphabar.training.images import pixels
 
 testclient = pytest.importorskip("starlette.testclient", reason="the explore extra is not installed")
 
-from alphabar.explorer import server  # noqa: E402
 from alphabar.explorer.server import HEADERS, LARGEST_QUESTION, application  # noqa: E402
 
 OURS = {"X-Alphabar": "1"}
@@ -279,16 +278,3 @@ def test_a_training_that_fails_says_why_and_can_be_begun_again(monkeypatch):
                 thread.join()
         assert page.run.progress.state == "failed"
         assert page.run.progress.trouble == "no digits here"
-
-
-def test_answers_take_one_core_and_leave_the_others_to_training_and_sampling():
-    before = torch.get_num_threads()
-    server._workers.cache_clear()
-    try:
-        torch.set_num_threads(3)
-        counts = list(server._workers().map(lambda _: torch.get_num_threads(), range(8)))
-        assert counts == [1] * 8
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
-        server._workers.cache_clear()

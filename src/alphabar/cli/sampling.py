@@ -46,6 +46,7 @@ from alphabar.samplers import (
     sample,
     sampler_names,
 )
+from alphabar.samplers.cores import on_each_core
 from alphabar.samplers.loop import ChainOptions
 from alphabar.schedule import SPACINGS
 from alphabar.training import Checkpoint, read_image, to_unit
@@ -198,7 +199,7 @@ class Sample(Sampled):
             options: ChainOptions = {"seed": self.seed, "first": block.start, "device": device()}
             return sample(denoiser, shape, sampler, progress=False, **options)
 
-        return Source(images, labels)
+        return Source(images if self.compile else on_each_core(images, device()), labels)
 
 
 def _check_batch(loaded: Checkpoint, batch: int) -> None:

@@ -12,6 +12,7 @@ from alphabar.denoise import Denoise
 from alphabar.denoise.conditions import rows_of
 from alphabar.evaluation.evaluating import batches
 from alphabar.samplers import Sampler, sample, track
+from alphabar.samplers.cores import on_each_core
 from alphabar.training import Checkpoint, ImageData, to_uint8
 from alphabar.training.engine import share_out, summed
 
@@ -51,20 +52,18 @@ def draw(
     check_count(num=num)
     device = next(trained.network.parameters()).device
     images = torch.zeros(num, *trained.shape, dtype=torch.uint8)
-    share, main = share_out(batches(num))
-    for rows in track(share, len(share), what, shown=None if main else False, every=60.0):
+
+    def drawn(rows: range) -> Tensor:
         labels = trained.labels(len(rows), first=rows.start)
         given = None if labels is None else labels.to(device)
         told = rows_of(conditions or {}, rows, device)
         denoiser: Denoise = trained.guided(given, guidance, conditions=told, precision=precision)
-        drawn: Tensor = sample(
-            denoiser,
-            (len(rows), *trained.shape),
-            sampler,
-            seed=seed,
-            first=rows.start,
-            device=device,
-            progress=False,
-        )
-        images[rows.start : rows.stop] = to_uint8(drawn).cpu()
+        shape = (len(rows), *trained.shape)
+        x = sample(denoiser, shape, sampler, seed=seed, first=rows.start, device=device, progress=False)
+        return to_uint8(x).cpu()
+
+    share, main = share_out(batches(num))
+    some = on_each_core(drawn, device)
+    for rows in track(share, len(share), what, shown=None if main else False, every=60.0):
+        images[rows.start : rows.stop] = some(rows)
     return ImageData(summed(images), trained.labels(num), trained.classes or None)

@@ -13,16 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Any
 
-import torch
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -35,6 +32,7 @@ from alphabar.errors import AlphabarError, ConfigError, look_up
 from alphabar.explorer.answers import ANSWERS, Page, check_body, noised, options, run_state, samples, uploaded
 from alphabar.explorer.asking import LANGUAGES, Asked, said, texts_of
 from alphabar.explorer.pictures import LARGEST_UPLOAD, too_large
+from alphabar.samplers.cores import workers
 
 __all__ = ["application", "serve"]
 
@@ -42,7 +40,7 @@ STATIC = Path(__file__).parent / "static"
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 LARGEST_QUESTION = 2**18  # bytes
-WORKERS = 2
+WORKERS = 2  # tensors so small gain little by a second core, and lose much by waiting for one that trains
 OURS = "x-alphabar"  # a header: a page of another site may not send it without being asked about first
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -184,29 +182,7 @@ def _lines(page: Page, asked: Asked) -> Iterator[str]:
 
 
 async def _worked_out(answer: Callable[..., Any], *arguments: Any) -> Any:
-    return await asyncio.get_running_loop().run_in_executor(_workers(), answer, *arguments)
-
-
-@lru_cache(maxsize=1)
-def _workers() -> ThreadPoolExecutor:
-    """Return the threads that work out answers, each on one core.
-
-    Tensors this small gain little by a second core, and lose much where they wait for one that trains.
-    """
-    everywhere = torch.get_num_threads()
-    pool = ThreadPoolExecutor(WORKERS, "answers")
-    all_there = threading.Barrier(WORKERS + 1)
-
-    def begin() -> None:
-        torch.set_num_threads(1)
-        torch.get_num_threads()  # from here on torch keeps this thread's number, whatever others set
-        all_there.wait()
-
-    for _ in range(WORKERS):
-        pool.submit(begin)
-    all_there.wait()
-    torch.set_num_threads(everywhere)  # of the threads that begin later
-    return pool
+    return await asyncio.get_running_loop().run_in_executor(workers(WORKERS), answer, *arguments)
 
 
 async def _asked(request: Request) -> Asked:
