@@ -1,6 +1,7 @@
 """Recipes: what they run can be run, data are split once, records compared, and scores see errors."""
 
 import json
+import math
 from functools import partial
 
 import pytest
@@ -13,8 +14,8 @@ from alphabar.cli._main import COMMANDS
 from alphabar.training import load_data
 from recipes import __main__ as recipes
 from recipes.__main__ import FOLDER, Recipe, compared, missed
-from recipes.problems import PROBLEMS
-from recipes.problems._distances import energy_distance
+from recipes.problems import PROBLEMS, sines
+from recipes.problems._distances import energy_distance, kolmogorov_smirnov
 from recipes.ways import REAL, TRUE, WAYS, _drawn, split
 
 NAMES = sorted(path.parent.name for path in FOLDER.glob("*/recipe.json"))
@@ -135,6 +136,19 @@ def test_the_energy_distance_is_that_of_two_points_and_of_two_sets():
     x, y = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0], [0.0, 0.0]])
     assert energy_distance(x, x) == 0
     assert energy_distance(x, y) == pytest.approx(2 * 2.5 - 0 - 2.5)
+
+
+def test_the_kolmogorov_smirnov_distance_is_that_of_one_number_and_of_numbers_outside():
+    assert kolmogorov_smirnov(torch.tensor([2.5]), 2.0, 4.0) == pytest.approx(0.75)
+    assert kolmogorov_smirnov(torch.tensor([5.0, 9.0]), 2.0, 4.0) == 1
+
+
+def test_a_curve_is_fitted_by_its_own_amplitude_frequency_and_phase():
+    place = torch.arange(64) / 64
+    curve = 0.8 * torch.sin(2 * math.pi * 2.34 * place + 1.5)
+    residual, *parameters = sines.fit(curve[None, None])
+    assert residual < 1e-6
+    assert torch.cat(parameters).tolist() == pytest.approx([0.8, 2.34, 1.5], abs=1e-3)
 
 
 def test_a_problem_is_drawn_trained_sampled_and_judged(tmp_path, monkeypatch, capsys):

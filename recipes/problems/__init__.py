@@ -1,6 +1,7 @@
 """Data of known distribution, drawn by a seed, and how near samples are to it.
 
-    mixture    (2,)             eight Gaussians on a ring
+    mixture    (2,)       eight Gaussians on a ring
+    sines      (1, 64)    sine curves of random amplitude, frequency and phase
 
 Each is a file with two functions, ``draw`` and ``score``.
 """
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from recipes.problems import mixture
+from recipes.problems import mixture, sines
 
 __all__ = ["PROBLEMS", "Columns", "Problem"]
 
@@ -33,4 +34,5 @@ class Problem(NamedTuple):
 
 PROBLEMS = {
     "mixture": Problem(mixture.draw, mixture.score, 50_000),
+    "sines": Problem(sines.draw, sines.score, 50_000),
 }
