@@ -26,11 +26,12 @@ SUBJECTS = (
     "growth",
     "threads",
     "quality",
+    "labels",
     "search",
     "kinds",
     "fitting",
 )
-NEEDS_DATA = frozenset({"quality", "search", "fitting"})
+NEEDS_DATA = frozenset({"quality", "labels", "search", "fitting"})
 
 
 def subject(name: str) -> ModuleType:

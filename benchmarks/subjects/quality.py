@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
@@ -41,11 +41,8 @@ ABOUT = (
     "time by our recipe, by diffusers' unconditional example as it stands (*diffusers*), and by that loop "
     "with learning rate, warm-up and EMA tuned as ours are (*diffusers, tuned*). The score is the Fréchet "
     "distance of 1,000 samples, each made with 50 network evaluations of DDIM, to 5,000 held-out images, "
-    "on the features of a small classifier; *real* is that of 1,000 training images. These runs are told no "
-    "labels. Rows of *labels*, where they are on record, are told the class of each image and draw the ten "
-    "in turn: *defaults* is `alphabar train` with no other setting than the time, which chooses its network "
-    "too, *diffusers, searched* that loop with the best settings of the subject `search`. Further rows undo "
-    "one choice of our recipe each."
+    "on the features of a small classifier; *real* is that of 1,000 training images. No run is told "
+    "labels. Further rows undo one choice of our recipe each."
 )
 WIDTHS, BATCH, HELD_OUT, EVALUATIONS = (16, 32, 64), 64, 5000, 50
 READ, EPOCHS = 10_000, 2  # what the classifier is trained on
@@ -67,10 +64,8 @@ UNDONE: dict[str, dict[str, Any]] = {
 }
 """One choice of the recipe undone at a time."""
 
-SEARCHED = replace(TUNED)
-"""The best settings of the subject ``search``."""
-
 Images = Callable[[int], Tensor]
+Run = Callable[[ImageData, Settings], tuple[Images, int]]
 
 
 @dataclass(frozen=True)
@@ -96,17 +91,28 @@ class Scored:
 
 
 def run(settings: Settings) -> Iterator[Result]:
-    """Train and score, run by run; each yields the table as far as it is known, earlier runs included."""
+    """Train and score, run by run."""
+    chosen = settings.runs or (*CONTENDERS, *(UNDONE if settings.ablate else ()))
+    return compared(settings, {name: RUNS[name] for name in chosen}, (OURS, *CONTENDERS, "real", *UNDONE))
+
+
+def compared(settings: Settings, runs: Mapping[str, Run], order: Sequence[str]) -> Iterator[Result]:
+    """Train and score, run by run; each yields the table as far as it is known, earlier runs included.
+
+    Args:
+        settings: the time of a run, the data, and how many samples are scored.
+        runs: what trains, by its name; each returns what samples, and how many updates it made.
+        order: the names of all rows.
+    """
     keep_memory()  # as the command does; every run of this process has it
     training, scored = scored_data(settings)
     told = {"seconds": settings.seconds, "samples": settings.samples, "training images": len(training)}
     known = _known(settings.recorded, told)
     known["real"] = {"distance": scored(scored.real)}
-    chosen = settings.runs or (*CONTENDERS, *(UNDONE if settings.ablate else ()))
-    for name in chosen:
-        images, steps = RUNS[name](training, settings)
+    for name, train_one in runs.items():
+        images, steps = train_one(training, settings)
         known[name] = {"distance": scored(images(settings.samples)), "updates": steps}
-        yield _table(known, told)
+        yield _table(known, told, order)
 
 
 def _known(recorded: Mapping[str, Any], told: Mapping[str, float]) -> dict[str, dict[str, float]]:
@@ -120,11 +126,12 @@ def _known(recorded: Mapping[str, Any], told: Mapping[str, float]) -> dict[str, 
     return {}
 
 
-def _table(known: Mapping[str, Mapping[str, float]], told: Mapping[str, float]) -> Result:
+def _table(
+    known: Mapping[str, Mapping[str, float]], told: Mapping[str, float], order: Sequence[str]
+) -> Result:
     notes = {f"updates of {name}": run["updates"] for name, run in known.items() if "updates" in run}
     aims = {name: aim for name, aim in AIMS.items() if name in known and OURS in known}
-    order = dict.fromkeys((OURS, *CONTENDERS, "real", *LABELS, *UNDONE))
-    samples = {name: [known[name]["distance"]] for name in order if name in known}
+    samples = {name: [known[name]["distance"]] for name in dict.fromkeys(order) if name in known}
     return Result("Fréchet distance", samples, aims, unit="distance", notes={**notes, **told})
 
 
@@ -148,7 +155,9 @@ def _network(training: ImageData, *, told: bool = False) -> nn.Module:
     return network(channels, size, WIDTHS, len(training.classes or ()) if told else None)
 
 
-def _ours(*, chooses: bool = False, **undone: Any) -> Callable[[ImageData, Settings], tuple[Images, int]]:
+def ours(*, chooses: bool = False, **undone: Any) -> Run:
+    """Return what trains by the recipe, some of it undone, the peer's network or one that is chosen."""
+
     def run(training: ImageData, settings: Settings) -> tuple[Images, int]:
         config = replace(RECIPE, seconds=settings.seconds, **undone)
         given = None if chooses else _network(training)
@@ -163,7 +172,9 @@ def _sampled(result: Checkpoint, count: int, device: str) -> Tensor:
     drawn = []
     for first, labels in _labels(count, len(result.classes), device):
         told = labels if result.classes else None
-        denoiser = Clipped(Denoiser(result.network, result.schedule, result.prediction, labels=told))
+        denoiser = Clipped(
+            Denoiser(result.network, result.schedule, result.prediction, labels=told, precision="auto")
+        )
         shape = (len(labels), *result.shape)
         drawn.append(sample(denoiser, shape, DDIM(EVALUATIONS), seed=0, first=first, device=device))
     return torch.cat(drawn).clamp(-1, 1).cpu()
@@ -175,9 +186,9 @@ def _labels(count: int, classes: int, device: str) -> Iterator[tuple[int, Tensor
         yield first, torch.arange(first, min(first + 250, count), device=device) % max(1, classes)
 
 
-def _plain(
-    config: PlainConfig, *, told: bool = False, seed: int = 0
-) -> Callable[[ImageData, Settings], tuple[Images, int]]:
+def plain(config: PlainConfig, *, told: bool = False, seed: int = 0) -> Run:
+    """Return what trains as the example of diffusers does, told the labels or not."""
+
     def run(training: ImageData, settings: Settings) -> tuple[Images, int]:
         timed = config if config.seconds is None else replace(config, seconds=settings.seconds)
         end = time.monotonic() + settings.seconds
@@ -221,9 +232,6 @@ def _peer_sampled(model: Any, config: PlainConfig, count: int, shape: tuple[int,
     return torch.cat(parts).clamp(-1, 1).cpu()
 
 
-CONTENDERS = {"diffusers": _plain(EXAMPLE), "diffusers, tuned": _plain(TUNED), OURS: _ours()}
+CONTENDERS = {"diffusers": plain(EXAMPLE), "diffusers, tuned": plain(TUNED), OURS: ours()}
 """The three that are compared, in the order in which they run."""
-LABELS = {f"labels: defaults, seed {seed}": _ours(chooses=True, seed=seed) for seed in range(3)} | {
-    f"labels: diffusers, searched, seed {seed}": _plain(SEARCHED, told=True, seed=seed) for seed in range(3)
-}
-RUNS = CONTENDERS | LABELS | {name: _ours(**undone) for name, undone in UNDONE.items()}
+RUNS = CONTENDERS | {name: ours(**undone) for name, undone in UNDONE.items()}
