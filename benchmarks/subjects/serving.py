@@ -9,10 +9,12 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from alphabar.cli._memory import keep_memory
 from alphabar.denoise.denoiser import Denoiser
 from alphabar.denoise.guidance import Clipped
+from alphabar.samplers.cores import on_each_core
 from alphabar.samplers.ddim import DDIM
 from alphabar.samplers.loop import sample
 from alphabar.schedule.noise_schedule import NoiseSchedule
@@ -24,9 +26,10 @@ from benchmarks.measure import OURS, Case, Result, Settings, measure
 TITLE = "Images a second"
 ABOUT = (
     "DDIM through a `UNet2DModel` of 6.5 M parameters for 28×28, from noise to 8-bit images, as `alphabar "
-    "sample` does it between its files: in bfloat16 where the processor has it, and with freed memory kept "
-    "by the process; in float32 with that; in float32 as glibc does by default. Beside them diffusers' "
-    "`DDIMPipeline` in its defaults. Each has a process of its own, since a process has one allocator."
+    "sample` does it between its files: in bfloat16 where the processor has it, each core with a part of the "
+    "batch, and with freed memory kept by the process; in float32 with that; in float32 with all cores in "
+    "each layer and glibc's defaults. Beside them diffusers' `DDIMPipeline` in its defaults. Each has a "
+    "process of its own, since a process has one allocator."
 )
 BATCH, STEPS = 250, 2
 WIDTHS = (64, 128, 128)
@@ -86,7 +89,12 @@ def ours(name: str, device: str, batch: int, steps: int) -> Chain:
     network = small(device)
     denoiser = Clipped(Denoiser(network, NoiseSchedule.linear(), precision=precision))
     options: dict[str, Any] = {"seed": 0, "device": device, "progress": False}
-    return lambda: to_uint8(sample(denoiser, (batch, 1, 28, 28), DDIM(steps), **options)).cpu()
+
+    def draw(block: range) -> Tensor:
+        return sample(denoiser, (len(block), 1, 28, 28), DDIM(steps), first=block.start, **options)
+
+    made = draw if name == AS_IT_IS else on_each_core(draw, torch.device(device))
+    return lambda: to_uint8(made(range(batch))).cpu()
 
 
 def pipeline(name: str, device: str, batch: int, steps: int) -> Chain:
