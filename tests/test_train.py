@@ -262,6 +262,7 @@ def test_every_field_that_takes_a_name_says_which():
         "variance": VARIANCES,
         "loss": LOSSES,
         "timesteps": TIMESTEPS,
+        "timesteps_per": {"image": None, "token": None},
         "scaling": SCALINGS,
         "optimizer": {"auto": None, **OPTIMIZERS},
         "precision": PRECISIONS,

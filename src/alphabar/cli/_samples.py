@@ -18,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from alphabar.cli import plots
@@ -25,12 +26,15 @@ from alphabar.cli._arguments import wrote
 from alphabar.cli._forms import FORMS
 from alphabar.cli._signals import signals
 from alphabar.denoise.files import check_writable, held, read_json, remove_drafts, whole_file
+from alphabar.denoise.nets import NETS
 from alphabar.denoise.pretrained import is_checkpoint
 from alphabar.errors import CheckpointError, ConfigError
-from alphabar.samplers import track
-from alphabar.training import engine
+from alphabar.samplers import Plan, track
+from alphabar.samplers.delay import delayed
+from alphabar.training import Checkpoint, engine
+from alphabar.training.config import TOKEN
 
-__all__ = ["RECORD", "Settings", "Source", "check_place", "draw", "grid_of", "processes"]
+__all__ = ["RECORD", "Settings", "Source", "check_place", "delay_of", "draw", "grid_of", "processes"]
 
 RECORD = "samples.json"
 LONGEST = timedelta(days=30)  # that one process waits for another, which may be as slow as it likes
@@ -53,6 +57,7 @@ class Settings:
     """That the images go through in turn."""
     conditions: dict[str, str]
     """For each what changes with its values."""
+    delay: int
     seed: int
     precision: str
     """Of the network's arithmetic, float32 or bfloat16."""
@@ -84,6 +89,27 @@ class Source:
     def shown(self, decode: Callable[[Tensor], Tensor]) -> Source:
         """Return the source of what is made of these samples."""
         return Source(lambda block: decode(self.images(block)), self.labels)
+
+
+def delay_of(loaded: Checkpoint, rows: int, plan: Plan) -> Tensor | None:
+    """Return the delay of a pyramid along the first side, (1, 1, L), in which tokens wait for the one before.
+
+    Raises:
+        ConfigError: fewer rows than 0, a run that was trained with one t an image, or a plan that remembers.
+    """
+    if not rows:
+        return None
+    if rows < 0:
+        raise ConfigError(f"delay is {rows}: give the rows that each token waits for the one before")
+    if loaded.training.get("timesteps_per") != TOKEN:
+        raise ConfigError(
+            f"delay is {rows}, but this run was trained with one t an image: train --timesteps-per token"
+        )
+    net = NETS.get(str(loaded.training.get("network")))
+    size, *_ = net.token(loaded.shape[1:]) if net and net.token else (1,)
+    delay = (torch.arange(loaded.shape[1]) // size * rows)[None, None]
+    delayed(plan, delay, torch.empty(1, *loaded.shape))
+    return delay
 
 
 def grid_of(place: Path) -> Path:

@@ -30,7 +30,7 @@ from alphabar.cli._conditions import Told, digests
 from alphabar.cli._decoding import decoder
 from alphabar.cli._forms import FORMS, form_of
 from alphabar.cli._opening import Opening
-from alphabar.cli._samples import Settings, Source, check_place, draw, processes
+from alphabar.cli._samples import Settings, Source, check_place, delay_of, draw, processes
 from alphabar.cli.encoding import write_drawn
 from alphabar.cli.fitting import digest_of, own_table, place_of
 from alphabar.denoise import Denoise
@@ -122,6 +122,8 @@ class Sample(Sampled):
 
     num: int = 64
     """How many."""
+    delay: int = 0
+    """Rows of the sampler that each token along the first side waits for the one before: a pyramid."""
     label: tuple[str, ...] = ()
     """Classes to draw, in turn, for a class-conditional network; by default all."""
     batch_size: int = 64
@@ -174,6 +176,7 @@ class Sample(Sampled):
             guidance=self.guidance,
             classes=list(self.label or loaded.classes),
             conditions=digests(self.told(loaded)),
+            delay=self.delay,
             seed=self.seed,
             precision=precision_on(device(), self.precision),
             compile=self.compile,
@@ -191,13 +194,17 @@ class Sample(Sampled):
 
         told = self.told(loaded)
         self._denoiser(loaded, labels(range(1)), rows_of(told, range(1), device()))
-        sampler.plan(loaded.schedule)
+        delay = delay_of(loaded, self.delay, sampler.plan(loaded.schedule))
 
         def images(block: range) -> Tensor:
-            shape = (len(block), *loaded.shape)
             denoiser = self._denoiser(loaded, labels(block), rows_of(told, block, device()))
-            options: ChainOptions = {"seed": self.seed, "first": block.start, "device": device()}
-            return sample(denoiser, shape, sampler, progress=False, **options)
+            options: ChainOptions = {
+                "seed": self.seed,
+                "first": block.start,
+                "delay": delay,
+                "device": device(),
+            }
+            return sample(denoiser, (len(block), *loaded.shape), sampler, progress=False, **options)
 
         return Source(images if self.compile else on_each_core(images, device()), labels)
 

@@ -21,8 +21,9 @@ from alphabar.training.optimizers import OPTIMIZERS
 from alphabar.training.statistics import SCALINGS
 from alphabar.training.timesteps import TIMESTEPS
 
-__all__ = ["AUTO", "GIVEN", "UNET", "TrainConfig"]
+__all__ = ["AUTO", "GIVEN", "TOKEN", "UNET", "TrainConfig"]
 
+IMAGE, TOKEN = "image", "token"  # what has a t of its own
 AUTO = "auto"  # a network or an optimizer that is chosen by what is known
 UNET = "unet"  # diffusers' UNet2DModel
 UPDATES = 2000  # of a run that no setting ends
@@ -91,6 +92,9 @@ class TrainConfig:
     """How the error is weighted over the noise levels."""
     timesteps: str = _one_of(TIMESTEPS, "logit_normal")
     """How t is drawn: logit_normal visits middle levels most, uniform and stratified all alike."""
+    timesteps_per: str = _one_of(dict.fromkeys((IMAGE, TOKEN)), IMAGE)
+    """What has a t of its own: each image, or each token, which is a patch of dit, a place of a sequence or a
+    frame of a video."""
 
     network: str = AUTO
     """What is trained: one that "alphabar info --networks" lists, or what builds a network of your own,
@@ -184,6 +188,10 @@ class TrainConfig:
         if len(names) != len(set(names)):
             raise ConfigError(f"conditions are {', '.join(names)}: give each once")
         check_augmentations(self)
+        if self.timesteps_per == TOKEN and self.variance != "fixed":
+            raise ConfigError(
+                f"variance is {self.variance}, whose bound is of one t an image, and timesteps_per is token"
+            )
         if not self.warmup >= 0:
             raise ConfigError(f"warmup is {self.warmup!r}: it must be at least 0")
 

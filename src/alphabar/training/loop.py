@@ -56,9 +56,9 @@ class TrainStep:
     seconds: float
     """How long the run has trained, over all its parts."""
     losses: Tensor = field(repr=False)
-    """(B,) the loss of each image of this process."""
+    """(B,) the loss of each image of this process; of tokens with a t of their own, that of each place."""
     t: Tensor = field(repr=False)
-    """(B,) the timestep of each."""
+    """The timestep of each, in the shape of the losses."""
     norm: Tensor = field(repr=False)
     """() of the gradient, before it was clipped."""
     batch: Batch = field(repr=False)

@@ -13,12 +13,12 @@ from torch import nn
 
 from alphabar.denoise.conditions import Condition
 from alphabar.denoise.factories import Factory
-from alphabar.denoise.nets import NETS
+from alphabar.denoise.nets import NETS, one_place
 from alphabar.errors import ConfigError, MissingExtraError
-from alphabar.training.config import AUTO, GIVEN, UNET, TrainConfig
+from alphabar.training.config import AUTO, GIVEN, TOKEN, UNET, TrainConfig
 from alphabar.training.objective import VARIANCES
 
-__all__ = ["as_begun", "factory_of", "new_network", "sized", "unet"]
+__all__ = ["as_begun", "factory_of", "new_network", "sized", "token_of", "unet"]
 
 OURS_2D = "unet_2d"
 SMALL = 16  # images of at most so many pixels a side cost either network little
@@ -128,6 +128,31 @@ def sized(config: TrainConfig, shape: Sequence[int], device: torch.device) -> Tr
     widths = _default_widths(max(shape[1:]))
     share = next((share for share, most in SHORT.items() if seconds <= most * (widths[0] / 64) ** 2), 1.0)
     return replace(config, channels=tuple(max(min(NARROWEST, each), int(each * share)) for each in widths))
+
+
+def token_of(config: TrainConfig, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the sides of a token that has a t of its own; () where each image has one.
+
+    Args:
+        config: the settings, as :func:`sized` returns them.
+        shape: (C, …) of the data.
+
+    Raises:
+        ConfigError: a network, or data, without tokens.
+    """
+    if config.timesteps_per != TOKEN:
+        return ()
+    is_own = config.network not in (UNET, *NETS)
+    token = one_place if is_own else NETS[config.network].token if config.network in NETS else None
+    if token is None or len(shape) < 2:
+        others = " or ".join(
+            name for name, net in NETS.items() if net.token and len(shape) - 1 in net.dimensions
+        )
+        raise ConfigError(
+            f"timesteps_per is token, and network {config.network} takes one t for data of {tuple(shape)}: "
+            f"{f'choose {others}' if others else 'such data have no tokens'}, or leave it out"
+        )
+    return token(shape[1:])
 
 
 def as_begun(config: TrainConfig, begun: TrainConfig) -> TrainConfig:

@@ -86,12 +86,12 @@ class Objective:
         )
 
     def ask(self, x_0: Tensor, noise: Tensor, t: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return what the network takes: its input, (B, …), and its time, (B,).
+        """Return what the network takes: its input, (B, …), and its time, in the shape of t.
 
         Args:
             x_0: (B, …) clean data.
             noise: (B, …) standard normal.
-            t: (B,) int64.
+            t: (B,) int64, or (B, 1, …) that broadcasts over the sides of x_0, a t for each token.
             out: where to write the input.
         """
         given = lincomb(self.table.noised[t], (x_0, noise), out=out)
@@ -102,13 +102,13 @@ class Objective:
         return self.losses(output, x_0, noise, t).mean()
 
     def losses(self, output: Tensor, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Return the loss of each image of a batch, (B,).
+        """Return the loss of each image of a batch, (B,), or at each place in the shape of t.
 
         Args:
             output: what the network returned: (B, C, …), or (B, 2C, …) where it learns its variance.
             x_0: (B, C, …) clean data.
             noise: (B, C, …) as it was added.
-            t: (B,) int64.
+            t: (B,) int64; or (B, 1, …), a t for each token, where the variance is not learned.
 
         Raises:
             ShapeError: another shape.
@@ -117,7 +117,7 @@ class Objective:
         output = output.to(torch.promote_types(output.dtype, x_0.dtype))
         answer, *variance = output.chunk(2, 1) if self.steps else (output,)
         error = answer - lincomb(self.table.target[t], (x_0, noise))
-        losses = self.weight[t].to(error.dtype) * error.square().flatten(1).mean(1)
+        losses = self.weight[t].to(error.dtype) * _mean(error.square(), t)
         if self.steps:
             of_x_0 = spread(self.table.x_0[t, 1], x_0).to(error.dtype) * error.detach()
             bits = term_bits(self.steps, t, x_0, of_x_0, *variance)
@@ -130,3 +130,11 @@ class Objective:
         if tuple(output.shape) != expected:
             why = "the mean and the variance" if self.steps else "one number for each of the images"
             raise ShapeError(f"the network returned {tuple(output.shape)}: expected {expected}, {why}")
+
+
+def _mean(squares: Tensor, t: Tensor) -> Tensor:
+    """Return the mean over everything that has one t, in the shape of t."""
+    if t.ndim == 1:
+        return squares.flatten(1).mean(1)
+    alike = [d for d in range(1, squares.ndim) if d >= t.ndim or t.shape[d] == 1]
+    return squares.mean(alike).reshape(t.shape)

@@ -23,11 +23,11 @@ __all__ = ["TIMESTEPS", "Shares", "shares"]
 
 
 class Shares(NamedTuple):
-    """Uniform random numbers, (B,) float64 in [0, 1)."""
+    """Uniform random numbers, (B,) or (B, N) float64 in [0, 1)."""
 
     independent: Tensor
     stratified: Tensor
-    """One in each of so many equal parts as the batch has images."""
+    """One in each of so many equal parts as the batch has images; of tokens, independent ones too."""
 
 
 Density = Callable[[Shares, Tensor], Tensor]
@@ -37,11 +37,13 @@ def shares(u: Tensor, place: Tensor, batch: int) -> Shares:
     """Return the numbers that a density turns into t.
 
     Args:
-        u: (B,) independent uniform numbers in (0, 1].
+        u: (B,) independent uniform numbers in (0, 1], or (B, N), one for each token.
         place: (B,) the place of each image in the whole batch, 0 … batch − 1.
         batch: images in the whole batch, over all processes.
     """
     independent = 1 - u.double()
+    if u.ndim > 1:  # parts that tokens of an image shared would make their t depend on each other
+        return Shares(independent, independent)
     return Shares(independent, (place + independent) / batch)
 
 

@@ -27,9 +27,9 @@ from alphabar.training.checkpoint import Checkpoint
 from alphabar.training.conditions import measured
 from alphabar.training.config import GIVEN, TrainConfig
 from alphabar.training.data import Batch, ImageData
-from alphabar.training.draw import Draw, Examples
+from alphabar.training.draw import Draw, Examples, grid_of, over_places
 from alphabar.training.engine import prepare, share_of, whole
-from alphabar.training.network import factory_of, new_network
+from alphabar.training.network import factory_of, new_network, token_of
 from alphabar.training.objective import VARIANCES, Objective
 from alphabar.training.optimizers import OPTIMIZERS
 from alphabar.training.state import TrainState, check_same, live_tensors, newest, read_into
@@ -45,9 +45,9 @@ class Update(NamedTuple):
     loss: float
     """Mean over the batch, over all processes."""
     losses: Tensor
-    """(B,) of the images of this process."""
+    """(B,) of the images of this process, or of all their tokens."""
     t: Tensor
-    """(B,) where they were noised."""
+    """Where they were noised, in the shape of the losses."""
     norm: Tensor
     """() of the gradient, before it was clipped."""
 
@@ -99,6 +99,7 @@ class Trainer:
         check_augmentations(
             config, shape, are_latents=bool(data.latents), are_arrays=data.scaling is not None
         )
+        token = token_of(config, shape)
         part = share_of(config.batch_size, config.accumulate, accelerator) // config.accumulate
         factory = factory_of(config, shape, len(classes), conditions)
         bare = network or new_network(config, shape, len(classes), conditions)
@@ -107,7 +108,7 @@ class Trainer:
         if factory or network is not None:
             out_channels = VARIANCES[config.variance] * shape[0]
             asked = factory or Factory(GIVEN, shape, len(classes), out_channels, conditions=conditions)
-            _check_own(bare, asked, objective, device)
+            _check_own(bare, asked, objective, device, token)
         template = copy.deepcopy(bare).cpu()
         optimizer = OPTIMIZERS[config.optimizer](bare, config.learning_rate)
         model, holder, optimizer = prepare(bare, optimizer, accelerator)
@@ -116,7 +117,7 @@ class Trainer:
             *(factory, len(data), data.latents, data.scaling, template),
             torch.compile(model) if config.compile else model,
             *(holder, optimizer, Averages(holder, _profiles(config))),
-            Draw(config, len(classes), schedule.log_snr.to(device), conditions),
+            Draw(config, len(classes), schedule.log_snr.to(device), conditions, token),
             torch.empty(2, part, *shape, device=device),
         )
 
@@ -196,7 +197,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.averages.update()
-        return Update(value, torch.cat(losses), torch.cat(levels), norm)
+        return Update(value, torch.cat(losses).flatten(), torch.cat(levels).flatten(), norm)
 
     def _losses(self, examples: Examples) -> Tensor:
         x_0, noise, t, labels, conditions = examples
@@ -245,7 +246,13 @@ def classes_of(config: TrainConfig, data: ImageData) -> tuple[str, ...]:
     return classes if is_told else ()
 
 
-def _check_own(network: nn.Module, asked: Factory, objective: Objective, device: torch.device) -> None:
+def _check_own(
+    network: nn.Module,
+    asked: Factory,
+    objective: Objective,
+    device: torch.device,
+    token: tuple[int, ...] = (),
+) -> None:
     """Ask a copy of a network once, so that what it does not take or answer is an error before training.
 
     Args:
@@ -253,12 +260,15 @@ def _check_own(network: nn.Module, asked: Factory, objective: Objective, device:
         asked: what the training asks of it.
         objective: of the training.
         device: where it computes.
+        token: the sides of what has a t of its own.
 
     Raises:
         ConfigError: it is called otherwise, or fails with such data, labels and conditions.
         ShapeError: it returns another shape.
     """
     x, t = torch.zeros(2, *asked.shape, device=device), torch.zeros(2, dtype=torch.int64, device=device)
+    if token:
+        t = over_places(t.new_zeros(2, 1, *grid_of(token, asked.shape[1:])), token, asked.shape[1:])
     labels = torch.tensor([0, asked.classes], device=device) if asked.classes else None
     options = {} if labels is None else {"class_labels": labels}
     codes = {name: torch.zeros(2, *each.code_shape, device=device) for name, each in asked.conditions.items()}

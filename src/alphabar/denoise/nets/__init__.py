@@ -15,19 +15,28 @@ without foreign code.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import nn
 
-from alphabar.denoise.nets.dit import DiT
+from alphabar.denoise.nets.dit import DiT, patch_of
 from alphabar.denoise.nets.mlp import MLP
 from alphabar.denoise.nets.unet import UNet
 from alphabar.errors import ConfigError, look_up
 
-__all__ = ["NETS", "Net", "build", "check_width"]
+__all__ = ["NETS", "Net", "build", "check_width", "one_place"]
 
 WIDEST = 2**14
+
+
+def one_place(sides: Sequence[int]) -> tuple[int, ...]:
+    """Return the sides of one place along the first side: of a sequence a place, of a video a frame."""
+    return (1, *sides[1:])
+
+
+def _patch(sides: Sequence[int]) -> tuple[int, ...]:
+    return (patch_of(sides),) * len(sides)
 
 
 class Net(NamedTuple):
@@ -39,6 +48,8 @@ class Net(NamedTuple):
     """How many the data may have, beside the channels."""
     width: int
     """By default."""
+    token: Callable[[Sequence[int]], tuple[int, ...]] | None = None
+    """Of the sides of the data, the sides of a token, where each may have a t of its own in training."""
 
     @property
     def shapes(self) -> str:
@@ -49,10 +60,10 @@ class Net(NamedTuple):
 
 NETS = {
     "mlp": Net(MLP, (0,), 256),
-    "unet_1d": Net(UNet, (1,), 32),
+    "unet_1d": Net(UNet, (1,), 32, one_place),
     "unet_2d": Net(UNet, (2,), 64),
-    "unet_3d": Net(UNet, (3,), 32),
-    "dit": Net(DiT, (1, 2, 3), 192),
+    "unet_3d": Net(UNet, (3,), 32, one_place),
+    "dit": Net(DiT, (1, 2, 3), 192, _patch),
 }
 
 

@@ -28,7 +28,7 @@ from alphabar.denoise.nets._parts import (
     zeroed,
 )
 
-__all__ = ["DiT"]
+__all__ = ["DiT", "patch_of"]
 
 BLOCKS = 6
 TOKENS = 256
@@ -48,7 +48,7 @@ class DiT(nn.Module):
     def __init__(self, shape: tuple[int, ...], *, classes: int, out_channels: int, width: int) -> None:
         super().__init__()
         self.shape, (channels, *sides) = shape, shape
-        self.patch = patch = _patch(sides)
+        self.patch = patch = patch_of(sides)
         self.grid = tuple(math.ceil(side / patch) for side in sides)
         self.embedding = Embedding(width, classes)
         self.enter = CONVOLUTIONS[len(sides)](channels, width, patch, stride=patch)
@@ -104,7 +104,7 @@ class _Block(nn.Module):
         return told
 
 
-def _patch(sides: Sequence[int]) -> int:
+def patch_of(sides: Sequence[int]) -> int:
     """Return the side of the smallest patches, a power of two, of which there are few enough."""
     patch = 1
     while math.prod(math.ceil(side / patch) for side in sides) > TOKENS:
