@@ -1,4 +1,4 @@
-"""``alphabar encode``: the latents of images by a VAE of diffusers, as a folder that ``train`` takes."""
+"""``alphabar encode``: the latents of images, or the embeddings of texts, as data that ``train`` takes."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from alphabar.samplers import track
 from alphabar.training import Checkpoint, load_data, to_unit
 from alphabar.training.autoencoder import digest, encode, factor, open_vae, scaling
 from alphabar.training.latents import PRECISIONS, Description, write
+from alphabar.training.text import embed, open_text_encoder, write_embedded
 
 __all__ = ["Encode", "write_drawn"]
 
@@ -32,14 +33,18 @@ POSTERIORS = {"mean": False, "sample": True}
 @readable
 @dataclass(frozen=True, kw_only=True)
 class Encode:
-    """Write the latents of images, by a VAE of diffusers, as a folder to train on; killed, it goes on."""
+    """Write the latents of images by a VAE, or the embeddings of texts by a text encoder, to train on."""
 
     data: Positional[str]
-    """Images, given as for train."""
+    """Images, given as for train; of texts, .parquet files."""
     out: Positional[Path]
-    """The folder to write."""
-    vae: Path
+    """The folder to write; of texts, a .parquet file. A folder that was not finished is gone on with."""
+    vae: Path | None = None
     """The folder of an AutoencoderKL that diffusers wrote, or of a pipeline with one in vae/."""
+    text: Path | None = None
+    """The folder of a text encoder of transformers and its tokenizer, or of a pipeline with text_encoder/."""
+    text_column: str = "caption"
+    """The column of the texts, which becomes one of their embeddings."""
     size: int | None = None
     """Height and width of the images; by default as they come."""
     posterior: str = one_of(POSTERIORS, "mean")
@@ -47,9 +52,9 @@ class Encode:
     seed: int = 0
     """Of the samples."""
     precision: str = one_of(PRECISIONS, "float32")
-    """Of the VAE's arithmetic, and of what is written."""
+    """Of the arithmetic, and of the latents that are written."""
     batch_size: int = 16
-    """Images at a time."""
+    """Images or texts at a time."""
     skip_broken: bool = False
     """Leave out images that cannot be read."""
     image_column: str | None = None
@@ -58,15 +63,37 @@ class Encode:
     """Of a table, the column of the labels."""
 
     def __call__(self) -> None:
-        """Encode what is missing, file by file."""
+        """Encode the images or the texts."""
         check_count(batch_size=self.batch_size)
         check_seed(self.seed)
         look_up(PRECISIONS, self.precision, "precision")
+        if (self.vae is None) == (self.text is None):
+            raise ConfigError("give --vae FOLDER to encode images, or --text FOLDER to encode texts")
+        if self.vae is not None:
+            self._encode_images(self.vae)
+        elif self.text is not None and processes().is_main_process:
+            self._encode_texts(self.text)
+
+    def _encode_texts(self, place: Path) -> None:
+        """Write a table with the embeddings in place of the texts; errors as of :func:`write_embedded`."""
+        if self.out.suffix.lower() != ".parquet" or self.out.exists():
+            raise ConfigError(f"out is {str(self.out)!r}: give the name of a new .parquet file")
+        check_writable(self.out.parent)
+        encoder = open_text_encoder(place, device())
+
+        def made(texts: Sequence[str]) -> Tensor:
+            return embed(encoder, texts, self.precision)
+
+        rows, width = write_embedded(self.data, self.out, self.text_column, made, self.batch_size, _bar)
+        wrote(self.out, f"{rows} rows, {self.text_column} a vector {width}")
+
+    def _encode_images(self, place: Path) -> None:
+        """Encode what is missing, file by file."""
         seed = self.seed if look_up(POSTERIORS, self.posterior, "posterior") else None
         check_apart(self.data, self.out)
         check_writable(self.out)
         processes()  # before whatever else asks for them, since the first call decides how long one waits
-        vae = open_vae(self.vae).to(device())
+        vae = open_vae(place).to(device())
         data = load_data(
             self.data,
             size=self.size,
@@ -88,7 +115,7 @@ class Encode:
 
         shift, scale = (each.flatten().tolist() for each in scaling(vae))
         about = Description(
-            *(str(self.vae), digest(vae), shift, scale, self.data),
+            *(str(place), digest(vae), shift, scale, self.data),
             images=len(data),
             shape=[len(shift), side // step, side // step],
             classes=list(data.classes or ()),
@@ -99,6 +126,10 @@ class Encode:
             per_file=_per_file(self.batch_size),
         )
         _write(self.out, about, make, labels, "encoding")
+
+
+def _bar(files: Sequence[Any]) -> Iterable[Any]:
+    return track(files, len(files), "encoding", every=60.0)
 
 
 def write_drawn(place: Path, loaded: Checkpoint, settings: Settings, source: Source) -> None:

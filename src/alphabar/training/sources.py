@@ -222,7 +222,7 @@ def _read_parquet(source: str, split: str) -> Opened:
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile, read_table
 
-    paths, schemas, groups, rows = _files(source), [], [], [0]
+    paths, schemas, groups, rows = files_of(source), [], [], [0]
     for number, path in enumerate(paths):
         with translated(f"{path} cannot be read"), ParquetFile(path) as file:
             schemas.append(file.schema_arrow)
@@ -242,7 +242,7 @@ def _read_parquet(source: str, split: str) -> Opened:
 def _read_shards(source: str, split: str) -> Opened:
     import pyarrow as pa
 
-    paths = tuple(_files(source))
+    paths = tuple(files_of(source))
     index = indexed(paths, SUFFIXES)
     if not len(index):
         raise ValueError(f"it holds no file with the suffix of an image, {', '.join(sorted(SUFFIXES))}")
@@ -289,7 +289,7 @@ def _of_table(table: ArrowTable, source: str) -> Opened:
 def _refuse(source: str, split: str) -> Opened:
     if source and Path(source).exists():
         raise DataError(f"{source!r} is neither a folder of images nor a .parquet or .tar file")
-    missing = [path for path in _files(source) if path != source and not Path(path).is_file()]
+    missing = [path for path in files_of(source) if path != source and not Path(path).is_file()]
     if missing:
         raise DataError(f"{source!r}: there is no file {missing[0]}")
     if Path(source).suffix.lower() in READERS:
@@ -297,17 +297,17 @@ def _refuse(source: str, split: str) -> Opened:
     raise DataError(f"{source!r}: no such folder, nor a .parquet or .tar file. {KNOWN}")
 
 
-def _files(source: str) -> list[str]:
+def files_of(source: str) -> list[str]:
     """Return the files that a name stands for: {000..099} are numbers, * and ? anything."""
     if numbers := NUMBERS.search(source):
         first, last = numbers.groups()
         every = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
-        return [name for each in every for name in _files(NUMBERS.sub(each, source, count=1))]
+        return [name for each in every for name in files_of(NUMBERS.sub(each, source, count=1))]
     return [source] if Path(source).is_file() or not has_magic(source) else sorted(glob(source))  # noqa: PTH207
 
 
 def _are_files(source: str, suffix: str) -> bool:
-    files = _files(source) if source.endswith(suffix) else []
+    files = files_of(source) if source.endswith(suffix) else []
     return bool(files) and all(Path(path).is_file() for path in files)
 
 
