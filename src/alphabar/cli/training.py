@@ -68,8 +68,8 @@ class Train(TrainConfig):
     """A column of the data that the network is told: a number, a list of numbers or an image. NAME, or
     NAME:KIND with number, vector, embedding or image; may be given several times."""
     class_conditional: bool = False
-    """Tell the network the labels of the data; one of this library's is told them unasked, where they have at
-    least two classes of ten images each."""
+    """Tell the network the labels of the data. Networks of this library are told them unasked, where the data
+    have at least two classes of ten images each."""
     unconditional: bool = False
     """Do not tell the network the labels of the data."""
     out: Path = Path("runs/latest")

@@ -57,8 +57,8 @@ class TrainConfig:
     size: int | None = None
     """Height and width of the images; by default as they come."""
     class_conditional: bool | None = None
-    """Whether the network is told the labels of the data; by default one of this library's is, where
-    they have at least two classes of ten images each."""
+    """Whether the network is told the labels of the data; by default networks of this library are, where the
+    data have at least two classes of ten images each."""
     label_dropout: float = 0.1
     """Share of labels that are withheld, so that the network also learns to do without."""
     conditions: tuple[str, ...] = ()
