@@ -1,5 +1,6 @@
 """Arrays as data: scaled by statistics in float64, read row by row from every form, trained on, refused."""
 
+import math
 import pickle
 from dataclasses import replace
 
@@ -24,7 +25,11 @@ from alphabar.errors import CheckpointError, ConfigError, DataError, ShapeError,
 from alphabar.samplers import DDIM, sample
 from alphabar.training import TrainConfig, array_data, load, load_data, train
 from alphabar.training.arrays import Held, NumpyFile
+from alphabar.training.order import Order
+from alphabar.training.permutation import WINDOW
+from alphabar.training.sources import read_conditions
 from alphabar.training.statistics import SCALINGS, ScalingWarning, Statistics, measured, scaling_of
+from alphabar.training.stores import RowGroups
 
 SHAPES = ((2,), (3, 8), (6, 4, 6), (1, 4, 4, 4))
 TRAIN = ["--steps", "2", "--batch-size", "8", "--precision", "float32", "--width", "8"]
@@ -142,6 +147,132 @@ def test_every_form_gives_the_same_rows(shape, tmp_path):
             assert data.classes == ("0", "1", "2")
             assert batch.labels.tolist() == [1, 0, 0, 0]
     assert sum(data.labels is None for data in found) == 4  # the .npy files
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "safetensors"])
+@pytest.mark.parametrize("limit", [0, 2**31])
+def test_files_that_a_name_stands_for_follow_each_other(suffix, limit, tmp_path):
+    x, labels = numbers((3, 8)), np.arange(40) % 3
+    for number, some in enumerate(np.split(np.arange(40), [7, 7, 30])):
+        place = tmp_path / str(number)
+        place.mkdir()
+        write(place, x[some], labels[some])
+    data = load_data(f"{tmp_path}/*/x.{suffix}", memory_limit=limit)
+    places = [39, 3, 29, 30, 3, 7, 6]
+    assert data.scaling == array_data(x).scaling
+    assert torch.equal(data[places].images, array_data(x)[places].images)
+    assert data.labels is None or data.labels.tolist() == labels.tolist()
+    assert load_data(f"{tmp_path}/{{0..2}}/x.{suffix}").shape == (3, 8)
+    np.savez(tmp_path / "3/x.npz", data=x[:, :2], labels=labels)
+    save_file({"values": torch.tensor(x)}, tmp_path / "3/x.safetensors")
+    np.save(tmp_path / "3/x.npy", x[:, :, :5])
+    named = "no array 'data'" if suffix == "safetensors" else "holds rows of shape"
+    check_error(lambda: load_data(f"{tmp_path}/*/x.{suffix}"), DataError, named, f"3/x.{suffix}")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_of_a_folder_of_arrays_each_file_is_one_row_and_sub_folders_are_labels(shape, tmp_path):
+    x = numbers(shape, 12)
+    for k in range(12):
+        place = tmp_path / "ab"[k % 2] / f"{k:02}.npy"
+        place.parent.mkdir(exist_ok=True)
+        np.save(place, x[k])
+    order = [*range(0, 12, 2), *range(1, 12, 2)]
+    for limit in (0, 2**31):
+        data = load_data(str(tmp_path), memory_limit=limit)
+        assert torch.equal(data[range(12)].images, array_data(x[order])[range(12)].images)
+        assert (data.classes, data.labels.tolist()) == (("a", "b"), [0] * 6 + [1] * 6)
+    (tmp_path / "alphabar.json").write_text("{}")
+    check_error(lambda: load_data(str(tmp_path)), DataError, "trained run")
+    (tmp_path / "alphabar.json").unlink()
+    (tmp_path / "one").mkdir()
+    np.save(tmp_path / "one/x.npy", x)
+    check_error(lambda: load_data(str(tmp_path / "one")), DataError, "name the file", "one/x.npy")
+    (tmp_path / "one/x.npy").unlink()
+    np.save(tmp_path / "b/99.npy", x)
+    check_error(lambda: load_data(str(tmp_path)), DataError, "b/99.npy", "hold one row each")
+    (tmp_path / "b/99.npy").write_bytes(b"")
+    check_error(lambda: load_data(str(tmp_path)), DataError, "b/99.npy cannot be read")
+
+
+def test_files_of_one_row_may_hold_its_label_and_what_a_network_is_told(tmp_path):
+    x = numbers((3, 8), 9)
+    for k in range(9):
+        np.savez(tmp_path / f"{k}.npz", x=x[k], label=np.array("cat" if k % 2 else "ant"), width=float(k))
+        save_file(
+            {"x": torch.tensor(x[k]), "y": torch.tensor(k % 2), "at": torch.tensor([k, 1.0])},
+            tmp_path / f"{k}.safetensors",
+        )
+    (both := tmp_path / "other").mkdir()
+    for path in tmp_path.glob("*.safetensors"):
+        path.rename(both / path.name)
+    told = load_data(str(both), conditions=["at"])
+    assert told.labels.tolist() == [k % 2 for k in range(9)]
+    assert told.conditions["at"].tolist() == [[k, 1.0] for k in range(9)]
+    for path in both.iterdir():
+        path.unlink()
+    data = load_data(str(tmp_path), conditions=["width"])
+    assert (data.shape, data.classes) == ((3, 8), ("ant", "cat"))
+    assert data.conditions["width"].tolist() == list(range(9))
+    np.savez(tmp_path / "4.npz", x=x[4].astype("uint8"), label=np.array("cat"))
+    check_error(lambda: load_data(str(tmp_path)), DataError, "4.npz", "uint8")
+
+
+def test_lists_of_a_table_are_read_by_row_groups_and_few_are_held(tmp_path, monkeypatch):
+    x = numbers((3, 8), 400)
+    table = pa.table({"x": x.tolist(), "label": [k % 2 for k in range(400)]})
+    parquet.write_table(table, tmp_path / "x.parquet", row_group_size=10)
+    whole = array_data(x)
+    read, original = [], RowGroups._rows
+    monkeypatch.setattr(RowGroups, "_rows", lambda self, group: read.append(group) or original(self, group))
+    data = load_data(str(tmp_path / "x.parquet"), memory_limit=0)
+    assert sorted(set(read)) == list(range(40))
+    assert len(read) <= 42  # once, and for the form of the first row
+    assert data.block == 10
+    read.clear()
+    for places in ([399, 0, 5, 27], [27, 20]):
+        assert np.allclose(data[places].images, whole[places].images, atol=1e-6)
+    assert len(data.images.stored.stored.held) <= 2 * WINDOW
+    assert set(read) <= {39, 0, 2}
+    order = Order(400, seed=0, steps=20, batch_size=20, offset=0, share=20, block=data.block)
+    for places in order:
+        assert np.allclose(data[places].images, whole[places].images, atol=1e-6)
+    copied = pickle.loads(pickle.dumps(data.images))
+    assert torch.equal(copied[[3]].decode(), data[[3]].images)
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [([1.0], "row 25 "), (None, "row 25 "), ([1.0, None], "row 25 holds a NaN"), ([math.inf, 0.0], "row 25")],
+)
+def test_a_list_that_is_not_as_the_others_is_named_by_its_row(row, says, tmp_path):
+    rows = [[float(k), 1.0] for k in range(30)]
+    rows[25] = row
+    parquet.write_table(pa.table({"x": rows}), tmp_path / "x.parquet", row_group_size=10)
+    check_error(lambda: load_data(str(tmp_path / "x.parquet")), DataError, says)
+
+
+def test_files_of_lists_may_be_of_several_types(tmp_path):
+    x = numbers((2,), 20)
+    for number, (some, kind) in enumerate(zip((x[:9], x[9:]), (pa.float32(), pa.float64()), strict=True)):
+        parquet.write_table(
+            pa.table({"x": pa.array(some.tolist(), pa.list_(kind))}), tmp_path / f"{number}.parquet"
+        )
+    data = load_data(f"{tmp_path}/*.parquet", memory_limit=0)
+    assert np.allclose(data.scaling.invert(data[[19, 0, 10, 3]].images), x[[19, 0, 10, 3]], rtol=1e-5)
+
+
+def test_a_byte_that_is_missing_is_named_and_a_condition_that_is_too(tmp_path):
+    images = [[[[k, 1]]] for k in range(20)]
+    images[13][0][0][1] = None
+    of_bytes = pa.list_(pa.list_(pa.list_(pa.uint8())))
+    columns = {"x": pa.array(images, of_bytes), "number": pa.array([*range(19), None])}
+    parquet.write_table(pa.table(columns), tmp_path / "x.parquet", row_group_size=5)
+    path = str(tmp_path / "x.parquet")
+    check_error(lambda: load_data(path), DataError, "column 'x'", "a number is missing or no uint8")
+    told = read_conditions(path, ["number"])["number"]
+    assert told[:19].tolist() == list(range(19))
+    assert told[19].isnan()
 
 
 def test_hugging_face_columns_of_lists_are_read(tmp_path):

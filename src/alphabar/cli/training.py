@@ -62,8 +62,8 @@ class Train(TrainConfig):
     """Train a network and write it as a folder that diffusers opens too; it can be stopped, and resumed."""
 
     data: Positional[str] = "digits"
-    """What to train on: "digits", a folder of images or latents, .parquet or .tar files, a file of arrays
-    (.npy, .npz or .safetensors), or a Hugging Face dataset; with --resume perhaps the run."""
+    """What to train on: "digits", a folder of images, arrays or latents, .parquet or .tar files, files of
+    arrays (.npy, .npz or .safetensors), or a Hugging Face dataset; with --resume perhaps the run."""
     conditions: Annotated[tuple[str, ...], UseAppendAction, arg(name="condition")] = ()
     """A column of the data that the network is told: a number, a list of numbers or an image. NAME, or
     NAME:KIND with number, vector, embedding or image; may be given several times."""

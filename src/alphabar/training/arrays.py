@@ -1,20 +1,16 @@
-"""Arrays as data: (N, C, …) numbers of any shape, of which single rows can be read.
+"""Arrays as data, of which single rows can be read, in memory, in a file, or in a dataset of the user's.
 
-    x.npy            mapped into memory            (N, C) vectors, (N, C, L) signals,
-    x.npz            held in memory                (N, C, H, W) fields, (N, C, D, H, W) volumes
-    x.safetensors    read row by row
-
-The last two may hold labels and conditions too, each under its name. Nothing that is read is unpickled.
+(N, C) vectors, (N, C, L) signals, (N, C, H, W) fields, (N, C, D, H, W) volumes
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,16 +24,15 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 __all__ = [
-    "READERS",
-    "ArrayColumn",
     "Arrays",
     "Held",
-    "array_columns",
     "check_shape",
     "from_items",
     "is_pictures",
+    "mapped",
     "opened_tensors",
     "read_rows",
+    "to_tensor",
 ]
 
 MOST = 4  # dimensions beside the rows
@@ -58,7 +53,11 @@ class Arrays:
     stored: Rows
     rows: range | Tensor
     scaling: Scaling | None = None
-    block: ClassVar[int] = 1
+
+    @property
+    def block(self) -> int:
+        """How many neighbours are best read together."""
+        return self.stored.block
 
     @property
     def shape(self) -> torch.Size:
@@ -74,12 +73,18 @@ class Arrays:
         return f"row {int(self.rows[place])}"
 
     def decode(self) -> Tensor:
-        """Return them, scaled to float32."""
+        """Return them, scaled to float32; without a scaling as they are stored."""
         at_once = max(1, AT_ONCE // math.prod(self.shape[1:]))
         numbers = torch.as_tensor(self.rows).tolist()
-        parts = (numbers[at : at + at_once] for at in range(0, len(numbers), at_once))
-        scaled = self.scaling or (lambda x: x)
-        return torch.cat([scaled(self.stored.read(part)) for part in parts])
+        found = torch.empty(self.shape if not numbers else 0)
+        for at in range(0, len(numbers), at_once):
+            read = self.stored.read(numbers[at : at + at_once])
+            part = self.scaling(read) if self.scaling else read
+            if not at:
+                found = part.new_empty(self.shape)
+            found = found.to(torch.promote_types(found.dtype, part.dtype))  # of numbers, some are missing
+            found[at : at + at_once] = part
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +92,7 @@ class Held:
     """Rows in memory."""
 
     values: Tensor = field(repr=False)
+    block: ClassVar[int] = 1
 
     @classmethod
     def of(cls, values: Any) -> Held | None:
@@ -99,7 +105,7 @@ class Held:
             raise DataError("the values are complex: give real and imaginary part as channels")
         if isinstance(values, Tensor):
             return cls(values.detach())
-        return cls(_tensor(values, "the array")) if hasattr(values, "dtype") else None
+        return cls(to_tensor(values, "the array")) if hasattr(values, "dtype") else None
 
     @property
     def shape(self) -> torch.Size:
@@ -117,11 +123,12 @@ class NumpyFile:
 
     path: str
     shape: torch.Size
+    block: ClassVar[int] = 1
 
     def read(self, numbers: list[int]) -> Tensor:
         """Return some rows; others are not read."""
         with translated(f"{self.path} cannot be read"):
-            return _tensor(_mapped(self.path)[numbers], self.path)
+            return to_tensor(mapped(self.path)[numbers], self.path)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +138,7 @@ class TensorFile:
     path: str
     name: str
     shape: torch.Size
+    block: ClassVar[int] = 1
 
     def read(self, numbers: list[int]) -> Tensor:
         """Return some rows; others are not read."""
@@ -143,6 +151,7 @@ class Items:
 
     dataset: Any
     shape: torch.Size
+    block: ClassVar[int] = 1
 
     def read(self, numbers: list[int]) -> Tensor:
         """Return some rows."""
@@ -236,65 +245,15 @@ def _words(labels: Sequence[Any]) -> list[Any]:
     return [label.item() if hasattr(label, "item") else label for label in labels]
 
 
-def array_columns(source: str) -> dict[str, ArrayColumn]:
-    """Return the arrays of a .npy, .npz or .safetensors file by name, of which no more than needed is read.
-
-    Raises:
-        DataError: a file that is damaged, or holds objects.
-        MissingExtraError: a package that reads it is not installed.
-    """
-    return READERS[Path(source).suffix.lower()](source)
-
-
-class ArrayColumn(NamedTuple):
-    """One array of a file."""
-
-    shape: tuple[int, ...]
-    rows: Callable[[], Rows]
-    values: Callable[[], ndarray]
-    """All of it, as NumPy has it."""
-
-
-def _npy(source: str) -> dict[str, ArrayColumn]:
-    rows = NumpyFile(source, torch.Size(_mapped(source).shape))
-    return {"x": ArrayColumn(rows.shape, lambda: rows, lambda: _mapped(source))}
-
-
-def _npz(source: str) -> dict[str, ArrayColumn]:
-    import numpy as np
-
-    def column(name: str, array: ndarray) -> ArrayColumn:
-        return ArrayColumn(array.shape, lambda: Held(_tensor(array, name)), lambda: array)
-
-    with np.load(source, allow_pickle=False) as file:
-        return {name: column(name, file[name]) for name in file.files}
-
-
-def _safetensors(source: str) -> dict[str, ArrayColumn]:
-    def column(name: str, shape: list[int]) -> ArrayColumn:
-        rows = TensorFile(source, name, torch.Size(shape))
-        return ArrayColumn(rows.shape, lambda: rows, lambda: rows.read(list(range(shape[0]))).numpy())
-
-    with opened_tensors(source) as file:
-        return {name: column(name, file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-
-
-READERS: Mapping[str, Callable[[str], dict[str, ArrayColumn]]] = {
-    ".npy": _npy,
-    ".npz": _npz,
-    ".safetensors": _safetensors,
-}
-"""By the suffix of a file."""
-
-
-def _mapped(path: str) -> ndarray:
+def mapped(path: str) -> ndarray:
+    """Return the array of a .npy file, mapped into memory."""
     import numpy as np
 
     mapped: ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     return mapped
 
 
-def _tensor(array: ndarray, name: str) -> Tensor:
+def to_tensor(array: ndarray, name: str) -> Tensor:
     """Return numbers of any real type and byte order as a tensor: of bytes and floats as they are."""
     import numpy as np
 

@@ -3,26 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from alphabar.training.images import translated
+
 if TYPE_CHECKING:
     from pyarrow import ChunkedArray
 
-__all__ = ["is_lists", "is_numeric", "numbered", "numbers_of"]
+    from alphabar.training.stores import RowGroups, Table
+
+__all__ = ["Lists", "is_lists", "is_numeric", "numbered"]
 
 
-def numbers_of(values: ChunkedArray, name: str) -> Tensor:
-    """Return a column as (N, …); a number that is missing is NaN.
+@dataclass(frozen=True, eq=False)
+class Lists:
+    """The rows of a column of numbers, or of lists of them, which are read when they are needed.
+
+    Args:
+        stored: the column.
+        name: what messages call it.
+        shape: (N, …).
+        is_bytes: whether the numbers are uint8, of which none may be missing.
+    """
+
+    stored: Table | RowGroups
+    name: str
+    shape: torch.Size
+    is_bytes: bool
+
+    @classmethod
+    def of(cls, stored: Table | RowGroups, name: str) -> Lists:
+        """Return those of a column, of the shape of its first row.
+
+        Raises:
+            ValueError: no rows.
+        """
+        if not len(stored):
+            raise ValueError(f"{name} has no rows")
+        first = numbers_of(stored.cells([0]), [0])
+        return cls(stored, name, torch.Size((len(stored), *first.shape[1:])), first.dtype == torch.uint8)
+
+    @property
+    def block(self) -> int:
+        """How many neighbours are best read together."""
+        return self.stored.block
+
+    def read(self, numbers: list[int]) -> Tensor:
+        """Return some rows, at least one; a number that is missing is NaN.
+
+        Raises:
+            DataError: a list that is missing or of another length than the first, with its row.
+        """
+        with translated(f"{self.name} cannot be read"):
+            found = numbers_of(self.stored.cells(numbers), numbers)
+            if found.shape[1:] != self.shape[1:]:
+                raise ValueError(f"row {numbers[0]} has another length than the first")
+            if self.is_bytes and found.dtype != torch.uint8:
+                raise ValueError(f"a number is missing or no uint8 in rows {min(numbers)} … {max(numbers)}")
+            return found
+
+
+def numbers_of(values: ChunkedArray, numbers: Sequence[int]) -> Tensor:
+    """Return rows of a column as (N, …); a number that is missing is NaN.
 
     Args:
         values: numbers, or lists of one length, of lists or of numbers.
-        name: of the column, for messages.
+        numbers: of the rows, for messages.
 
     Raises:
-        ValueError: a list that is missing or of another length than the first, with its row.
+        ValueError: a list that is missing or of another length than the first of these, with its row.
     """
     from pyarrow import compute
 
@@ -33,14 +86,12 @@ def numbers_of(values: ChunkedArray, name: str) -> Tensor:
         wrong = compute.invert(compute.equal(lengths, first).fill_null(False))
         if first is None or compute.any(wrong).as_py():
             row = compute.index(wrong, True).as_py() * shape[0] // max(len(flat), 1)
-            raise ValueError(
-                f"column {name!r}: row {row} misses a list, or it has another length than the first"
-            )
+            raise ValueError(f"row {numbers[row]} misses a list, or it has another length than the first")
         shape.append(first)
         flat = _plain(flat.flatten())
-    numbers = flat.to_numpy(zero_copy_only=False)
-    kind = numbers.dtype.kind if numbers.dtype.kind in "if" or numbers.dtype == "uint8" else ""
-    return torch.tensor(numbers if kind else numbers.astype("float64")).reshape(shape)
+    found = flat.to_numpy(zero_copy_only=False)
+    is_kept = found.dtype.kind in "if" or found.dtype == "uint8"
+    return torch.tensor(found if is_kept else found.astype("float64")).reshape(shape)
 
 
 def numbered(

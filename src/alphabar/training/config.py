@@ -52,8 +52,8 @@ class TrainConfig:
     """
 
     data: str = _may_change("digits")
-    """What to train on: "digits", a folder of images, .parquet or .tar files, a file of arrays (.npy, .npz or
-    .safetensors), or a Hugging Face dataset."""
+    """What to train on: "digits", a folder of images or arrays, .parquet or .tar files, files of arrays
+    (.npy, .npz or .safetensors), or a Hugging Face dataset."""
     size: int | None = None
     """Height and width of the images; by default as they come."""
     class_conditional: bool | None = None

@@ -163,9 +163,9 @@ def load_data(
         source: ``"digits"``; a folder, labelled by its sub-folders if each image lies in one; .parquet files,
             or a Hugging Face dataset by its name or the folder it was saved in, by their columns ``image``
             and perhaps ``label``, the first of which may also hold lists of numbers; WebDataset's .tar files,
-            labelled by their .cls files; a folder of latents that ``alphabar encode`` wrote; a .npy, .npz or
-            .safetensors file of arrays (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W). ``*``, ``?`` and
-            ``{000..099}`` in a name stand for many files.
+            labelled by their .cls files; a folder of latents that ``alphabar encode`` wrote; .npy, .npz or
+            .safetensors files of arrays (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W), or a folder of
+            such, one row each. ``*``, ``?`` and ``{000..099}`` in a name stand for many files.
         size: side of the squares; ``None`` means the shorter side of the first image.
         channels: 1 for grey, 3 for RGB; ``None`` means grey if all images are (on demand: the first 64).
         split: which part of a Hugging Face dataset.

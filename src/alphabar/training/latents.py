@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -165,6 +165,7 @@ class Latents:
 
     place: Path
     about: Description
+    block: ClassVar[int] = 1
 
     @property
     def shape(self) -> torch.Size:

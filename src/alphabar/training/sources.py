@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from glob import glob, has_magic
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import Tensor
 
 from alphabar.errors import DataError
-from alphabar.training.arrays import READERS, Held, array_columns, check_shape
-from alphabar.training.columns import is_lists, is_numeric, numbered, numbers_of
+from alphabar.training.array_files import READERS, ArrayColumn, array_columns, sample_columns
+from alphabar.training.arrays import Arrays, Held, check_shape, to_tensor
+from alphabar.training.columns import Lists, is_lists, is_numeric, numbered
 from alphabar.training.images import translated
+from alphabar.training.paths import are_files, files_below, files_of
 from alphabar.training.shards import Shards, indexed
 from alphabar.training.statistics import Rows
 from alphabar.training.stores import Files, RowGroups, Store, Table
@@ -32,7 +34,6 @@ SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", "
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # a word alone is more likely a mistyped folder
 USUAL = ("x", "data", "image", "images", "samples", "arr_0")  # names of arrays
 LABELS = ("label", "labels", "y", "arr_1")
-NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 class Columns(NamedTuple):
@@ -58,12 +59,10 @@ class Opened(NamedTuple):
     """Of a column by its name."""
     values: Callable[[str], ChunkedArray]
     """All of a column."""
-    stored: Callable[[str], Rows] | None = None
-    """Of a column of numbers, where not all of it need be in memory."""
-
-    def rows(self, name: str) -> Rows:
-        """Return the rows of a column of numbers, or of lists of them."""
-        return self.stored(name) if self.stored else Held(numbers_of(self.values(name), name))
+    rows: Callable[[str], Rows]
+    """Of a column of numbers, or of lists of them."""
+    is_table: bool = True
+    """Whether a column of single numbers holds no data."""
 
     def lists(self) -> list[str]:
         """Return the names of the columns of lists of numbers, those that are usual first."""
@@ -137,7 +136,7 @@ def _data(opened: Opened, name: str) -> Store | Rows:
     kind = opened.schema.field(name).type
     if not is_numeric(kind):
         return opened.images(name)
-    if not opened.stored and not is_lists(kind):
+    if opened.is_table and not is_lists(kind):
         raise ValueError(f"its column {name!r} holds {kind}: expected images, or lists of numbers")
     rows = opened.rows(name)
     check_shape(rows.shape)
@@ -155,7 +154,7 @@ def _condition(opened: Opened, name: str) -> Tensor | Store:
     if not is_numeric(kind):
         return opened.images(name)
     rows = opened.rows(name)
-    return rows.read(list(range(rows.shape[0])))
+    return Arrays(rows, range(rows.shape[0])).decode()
 
 
 def _kind(kind: Any) -> str:
@@ -189,33 +188,35 @@ def _read_digits(source: str, split: str) -> Opened:
 def _read_folder(source: str, split: str) -> Opened:
     import pyarrow as pa
 
-    if Path(source, "model_index.json").is_file():
+    if any(Path(source, name).is_file() for name in ("model_index.json", "alphabar.json")):
         raise ValueError("it is a trained run: its samples are in the folder samples")
-    paths = [os.fsencode(path) for path in _image_files(source)]
+    paths = [os.fsencode(path) for path in files_below(source, SUFFIXES)]
     if not paths:
-        raise ValueError(
-            f"it holds no file with the suffix of an image, {', '.join(sorted(SUFFIXES))}; .parquet and .tar "
-            f"files are named as {source}/*.parquet, {source}/*.tar"
-        )
+        return _read_samples(source)
     columns = {"image": pa.array(paths)}
     if all(b"/" in path for path in paths):
         columns["label"] = pa.array([os.fsdecode(path.split(b"/", 1)[0]) for path in paths])
-    table = pa.table(columns)
-    return Opened(table.schema, lambda name: Files(source, columns[name]), table.column)
+    return _of_table(pa.table(columns), source)._replace(images=lambda name: Files(source, columns[name]))
 
 
-def _image_files(root: str, inside: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yield the paths of all images below a folder in order; follow links, leave out what is hidden."""
-    here = os.path.realpath(Path(root, inside))
-    if here in above:  # a link that leads back
-        return
-    with os.scandir(here) as entries:
-        found = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
-    for name, is_folder in found:
-        if is_folder:
-            yield from _image_files(root, f"{inside}{name}/", (*above, here))
-        elif Path(name).suffix.lower() in SUFFIXES:
-            yield inside + name
+def _read_samples(source: str) -> Opened:
+    """Return the arrays of a folder without images, one row a file."""
+    import numpy as np
+
+    paths = list(files_below(source, READERS))
+    if not paths:
+        raise ValueError(
+            f"it holds no file with the suffix of an image, {', '.join(sorted(SUFFIXES))}, or of an array, "
+            f"{', '.join(READERS)}; .parquet and .tar files are named as {source}/*.parquet, {source}/*.tar"
+        )
+    if len(paths) == 1:
+        raise ValueError(f"its one file would be one row: name the file, {source}/{paths[0]}")
+    columns = sample_columns([str(Path(source, path)) for path in paths])
+    if all("/" in path for path in paths) and "label" not in columns:
+        folders = np.array([path.split("/", 1)[0] for path in paths])
+        rows = partial(to_tensor, folders, "label")
+        columns["label"] = ArrayColumn(folders.shape, lambda: Held(rows()), lambda count: folders[:count])
+    return _of_arrays(columns, source)
 
 
 def _read_parquet(source: str, split: str) -> Opened:
@@ -236,7 +237,10 @@ def _read_parquet(source: str, split: str) -> Opened:
         parts = [read_table(path, columns=[name], partitioning=None) for path in paths]
         return pa.concat_tables(parts, promote_options="permissive").column(0)
 
-    return Opened(schemas[0], lambda name: RowGroups(tuple(paths), name, groups, starts), values)
+    def stored(name: str) -> RowGroups:
+        return RowGroups(tuple(paths), name, groups, starts)
+
+    return Opened(schemas[0], stored, values, lambda name: Lists.of(stored(name), _called(source, name)))
 
 
 def _read_shards(source: str, split: str) -> Opened:
@@ -248,7 +252,8 @@ def _read_shards(source: str, split: str) -> Opened:
         raise ValueError(f"it holds no file with the suffix of an image, {', '.join(sorted(SUFFIXES))}")
     known = [index.schema.field("label")] if "label" in index.schema.names else []
     stored = index.select(["shard", "offset", "size", "name"])
-    return Opened(pa.schema([("image", pa.binary()), *known]), lambda _: Shards(paths, stored), index.column)
+    schema = pa.schema([("image", pa.binary()), *known])
+    return _of_table(index, source)._replace(schema=schema, images=lambda _: Shards(paths, stored))
 
 
 def _read_saved(source: str, split: str) -> Opened:
@@ -265,25 +270,38 @@ def _read_hub(source: str, split: str) -> Opened:
 
 
 def _read_arrays(source: str, split: str) -> Opened:
-    import pyarrow as pa
+    return _of_arrays(array_columns(files_of(source)), source)
 
-    columns = array_columns(source)
+
+def _of_arrays(columns: Mapping[str, ArrayColumn], source: str) -> Opened:
+    import pyarrow as pa
 
     def kind(name: str) -> Any:
         column = columns[name]
-        return pa.list_(pa.float64()) if len(column.shape) > 1 else pa.array(column.values()[:1]).type
+        return pa.list_(pa.float64()) if len(column.shape) > 1 else pa.array(column.values(1)).type
 
     schema = pa.schema([(name, kind(name)) for name in columns])
     return Opened(
         schema,
-        images=lambda name: Table(pa.table({"": columns[name].values()}), source),
-        values=lambda name: pa.chunked_array([pa.array(columns[name].values())]),
-        stored=lambda name: columns[name].rows(),
+        images=lambda name: Table(pa.table({"": columns[name].values(None)}), source),
+        values=lambda name: pa.chunked_array([pa.array(columns[name].values(None))]),
+        rows=lambda name: columns[name].rows(),
+        is_table=False,
     )
 
 
 def _of_table(table: ArrowTable, source: str) -> Opened:
-    return Opened(table.schema, lambda name: Table(table.select([name]), source), table.column)
+    def stored(name: str) -> Table:
+        return Table(table.select([name]), source)
+
+    def rows(name: str) -> Rows:
+        return Lists.of(stored(name), _called(source, name))
+
+    return Opened(table.schema, stored, table.column, rows)
+
+
+def _called(source: str, name: str) -> str:
+    return f"column {name!r} of {source}"
 
 
 def _refuse(source: str, split: str) -> Opened:
@@ -295,20 +313,6 @@ def _refuse(source: str, split: str) -> Opened:
     if Path(source).suffix.lower() in READERS:
         raise DataError(f"{source!r}: there is no file {source}")
     raise DataError(f"{source!r}: no such folder, nor a .parquet or .tar file. {KNOWN}")
-
-
-def files_of(source: str) -> list[str]:
-    """Return the files that a name stands for: {000..099} are numbers, * and ? anything."""
-    if numbers := NUMBERS.search(source):
-        first, last = numbers.groups()
-        every = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
-        return [name for each in every for name in files_of(NUMBERS.sub(each, source, count=1))]
-    return [source] if Path(source).is_file() or not has_magic(source) else sorted(glob(source))  # noqa: PTH207
-
-
-def _are_files(source: str, suffix: str) -> bool:
-    files = files_of(source) if source.endswith(suffix) else []
-    return bool(files) and all(Path(path).is_file() for path in files)
 
 
 def _is_saved(source: str) -> bool:
@@ -328,13 +332,13 @@ FORMS: tuple[tuple[str, Callable[[str], bool], Callable[[str, str], Opened]], ..
     ("the word 'digits'", lambda source: source == "digits", _read_digits),
     ("a saved Hugging Face dataset", lambda source: source != "" and _is_saved(source), _read_saved),
     ("a folder", lambda source: source != "" and Path(source).is_dir(), _read_folder),
-    (".parquet files", lambda source: _are_files(source, ".parquet"), _read_parquet),
+    (".parquet files", lambda source: are_files(source, {".parquet"}), _read_parquet),
     (
-        "a file of arrays",
-        lambda source: Path(source).suffix.lower() in READERS and Path(source).is_file(),
+        "files of arrays",
+        lambda source: are_files(source, READERS),
         _read_arrays,
     ),
-    (".tar files", lambda source: _are_files(source, ".tar"), _read_shards),
+    (".tar files", lambda source: are_files(source, {".tar"}), _read_shards),
     (
         "a Hugging Face dataset, as there is no such folder",
         lambda source: _is_hub_name(source) and not Path(source).exists(),

@@ -36,6 +36,10 @@ class Rows(Protocol):
     """Numbers (N, C, …) of any type, of which each row can be read alone."""
 
     @property
+    def block(self) -> int:
+        """How many neighbours are best read together: 1 where each can be read alone."""
+
+    @property
     def shape(self) -> torch.Size:
         """(N, C, …)."""
 

@@ -14,6 +14,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -61,6 +62,10 @@ class Table:
         """Return what the row holds."""
         return _content(self.table.column(0)[number].as_py())
 
+    def cells(self, numbers: Sequence[int]) -> ChunkedArray:
+        """Return some rows of the column as they are stored."""
+        return self.table.column(0).take(_indices(numbers))
+
 
 @dataclass(frozen=True, eq=False)
 class RowGroups:
@@ -93,19 +98,37 @@ class RowGroups:
 
     def name(self, number: int) -> str:
         """Return the file and the number of the row in it."""
-        group = bisect_right(self.starts, number) - 1
+        group = self._group(number)
         file, inside = self.groups[group]
         return f"{self.paths[file]} row {number - self.starts[group - inside]}"
 
     def read(self, number: int) -> str | bytes:
         """Return what the row holds; its row group is read unless it is held."""
-        group = bisect_right(self.starts, number) - 1
+        group = self._group(number)
+        return _content(self._held(group)[number - self.starts[group]].as_py())
+
+    def cells(self, numbers: Sequence[int]) -> ChunkedArray:
+        """Return some rows of the column as they are stored, at least one."""
+        import pyarrow as pa
+
+        parts = [
+            self._held(group).take(_indices([number - self.starts[group] for number in some]))
+            for group, some in groupby(numbers, self._group)
+        ]
+        tables = [pa.table({self.column: part}) for part in parts]
+        return pa.concat_tables(tables, promote_options="permissive").column(0)  # files of other types
+
+    def _group(self, number: int) -> int:
+        return bisect_right(self.starts, number) - 1
+
+    def _held(self, group: int) -> ChunkedArray:
+        """Return a row group, which is read unless it is held."""
         if group not in self.held:
             rows = self._rows(group)
             while len(self.held) >= 2 * WINDOW:  # a block that is cut by a border lies in two groups
                 self.held.pop(next(iter(self.held)))
             self.held[group] = rows
-        return _content(self.held[group][number - self.starts[group]].as_py())
+        return self.held[group]
 
     def _rows(self, group: int) -> ChunkedArray:
         from pyarrow.parquet import ParquetFile
@@ -139,6 +162,12 @@ class Files:
     def read(self, number: int) -> str:
         """Return the path."""
         return self.name(number)
+
+
+def _indices(numbers: Sequence[int]) -> Array:
+    import pyarrow as pa
+
+    return pa.array(numbers, pa.int64())
 
 
 def _content(value: Any) -> str | bytes:

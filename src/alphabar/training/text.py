@@ -24,7 +24,7 @@ from alphabar.denoise.files import read_json, whole_file
 from alphabar.denoise.precision import autocast
 from alphabar.errors import CheckpointError, DataError, MissingExtraError, NoAnswerError
 from alphabar.training.images import translated
-from alphabar.training.sources import files_of
+from alphabar.training.paths import files_of
 
 if TYPE_CHECKING:
     from pyarrow import Table
