@@ -433,6 +433,31 @@ def test_a_run_keeps_the_scaling_of_its_data_and_can_be_opened(shape, tmp_path, 
     assert run([*words[:-1], "4"]) == 2  # other data
 
 
+def test_labels_and_conditions_lie_beside_samples_and_give_them_again(tmp_path, capsys):
+    x, width = numbers((2,)), np.linspace(1, 3, 40)
+    np.savez(tmp_path / "x.npz", x=x, label=np.arange(40) % 3, width=width)
+    place = str(tmp_path / "run")
+    words = ["--class-conditional", "--condition", "width", "--out", place]
+    assert run(["train", str(tmp_path / "x.npz"), *words, *TRAIN]) == 0
+    words = ["sample", place, "--num", "5", "--steps", "2", "--batch-size", "2"]
+    out = tmp_path / "run/samples"
+    assert run([*words, "--condition", "width=1.5,2,3"]) == 0
+    names = ["conditions.npz", "labels.npy", "samples.json", "samples.npy"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert np.load(out / "labels.npy").tolist() == [0, 1, 2, 0, 1]
+    with np.load(out / "conditions.npz") as told:
+        assert told["width"].tolist() == [1.5, 2, 3, 1.5, 2]
+    drawn, again = np.load(out / "samples.npy"), tmp_path / "again"
+    assert run([*words, "--conditions", str(out / "conditions.npz"), "--out", str(again)]) == 0
+    assert np.array_equal(np.load(again / "samples.npy"), drawn)
+    assert run([*words, "--condition", "width=2", "--label", "1", "--replace"]) == 0
+    assert np.load(out / "labels.npy").tolist() == [1] * 5
+    (foreign := tmp_path / "foreign").mkdir()
+    (foreign / "labels.npy").write_bytes(b"mine")
+    assert run([*words, "--condition", "width=2", "--out", str(foreign)]) == 2
+    assert "labels.npy was not written here before" in capsys.readouterr().err
+
+
 def test_a_garbled_scaling_is_refused(tmp_path):
     for record in (
         {},

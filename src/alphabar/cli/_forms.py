@@ -4,7 +4,8 @@
     npz     samples.npz, for the evaluator of guided-diffusion: arr_0, uint8 (N, H, W, C); with classes also
             arr_1, int64 (N,)
     tar     000000.tar, 000001.tar, …, shards of WebDataset: 000000000.png and, with classes, 000000000.cls
-    npy     samples.npy, of arrays: (N, C, …) in the units of the training data
+    npy     samples.npy, of arrays: (N, C, …) in the units of the training data; beside it labels.npy, int64
+            (N,), and conditions.npz, (N, …) each, where the network is told them
 
 Packing holds one sample in memory at a time.
 """
@@ -14,9 +15,10 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -28,7 +30,7 @@ from alphabar.denoise.files import whole_file
 from alphabar.errors import ConfigError, look_up
 from alphabar.training import to_unit
 
-__all__ = ["FORMS", "Form", "form_of", "picture_name", "pixels"]
+__all__ = ["FORMS", "Form", "form_of", "picture_name", "pixels", "save_array", "save_conditions"]
 
 Pack = Callable[[Path, Path, range, Tensor | None], None]
 
@@ -66,6 +68,8 @@ class Form:
     """Writes the file of one sample, (C, …)."""
     shown: Callable[[Sequence[Path]], Tensor] = _images
     """Returns pictures of some, (M, 1 or 3, H, W) in [−1, 1]."""
+    is_told: bool = False
+    """Whether labels and conditions go into files of their own."""
 
     def name(self, number: int) -> str:
         """Return the name of the file of a sample."""
@@ -91,7 +95,8 @@ class Form:
                 (place / self.name(i)).unlink(missing_ok=True)
 
 
-def _save(x: Tensor, path: Path) -> None:
+def save_array(x: Tensor, path: Path) -> None:
+    """Write a tensor as a .npy file."""
     with whole_file(path) as draft, draft.open("wb") as file:
         np.save(file, x.numpy(force=True))
 
@@ -100,16 +105,37 @@ def _arrays(paths: Sequence[Path]) -> Tensor:
     return pictures(torch.from_numpy(np.stack([np.load(path) for path in paths])))
 
 
+def save_conditions(
+    path: Path, blocks: Sequence[range], told: Callable[[range], Mapping[str, Tensor]]
+) -> None:
+    """Write the conditions of all samples as an .npz file, (N, …) each, of which one block is in memory.
+
+    Args:
+        path: where.
+        blocks: the numbers of the samples, in order.
+        told: returns the conditions of a block.
+    """
+    with whole_file(path) as draft, zipfile.ZipFile(draft, "w") as archive:
+        for name, first in told(range(1)).items():
+            shape = (sum(map(len, blocks)), *first.shape[1:])
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as array:
+                _begin(array, first.numpy().dtype, shape)
+                for block in blocks:
+                    array.write(told(block)[name].contiguous().numpy().tobytes())
+
+
+def _begin(file: IO[bytes], kind: np.dtype[Any], shape: Sequence[int]) -> None:
+    """Write the header of an array, whose rows follow."""
+    descr = np.lib.format.dtype_to_descr(kind)
+    header = {"descr": descr, "fortran_order": False, "shape": tuple(shape)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
 def _npy(file: Path, place: Path, numbers: range, labels: Tensor | None) -> None:
     names = [f"{i:05}.npy" for i in numbers]
     first = np.load(place / names[0])
-    header = {
-        "descr": np.lib.format.dtype_to_descr(first.dtype),
-        "fortran_order": False,
-        "shape": (len(numbers), *first.shape),
-    }
     with file.open("wb") as packed:
-        np.lib.format.write_array_header_1_0(packed, header)
+        _begin(packed, first.dtype, (len(numbers), *first.shape))
         for name in names:
             packed.write(np.load(place / name).tobytes())
 
@@ -118,8 +144,7 @@ def _npz(file: Path, place: Path, numbers: range, labels: Tensor | None) -> None
     shape = (len(numbers), *pixels(place / picture_name(numbers[0])).shape)
     with zipfile.ZipFile(file, "w") as archive:
         with archive.open(zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as array:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(array, header)
+            _begin(array, np.dtype("uint8"), shape)
             for i in numbers:
                 array.write(pixels(place / picture_name(i)).tobytes())
         if labels is not None:
@@ -145,7 +170,7 @@ FORMS = {
     "png": Form("{:05}.png", 1),
     "npz": Form("samples.npz", 2**63 - 1, _npz),
     "tar": Form("{:06}.tar", 1000, _shard),
-    "npy": Form("samples.npy", 2**63 - 1, _npy, ".npy", _save, _arrays),
+    "npy": Form("samples.npy", 2**63 - 1, _npy, ".npy", save_array, _arrays, is_told=True),
 }
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from alphabar.cli import plots
 from alphabar.cli._arguments import wrote
-from alphabar.cli._forms import FORMS
+from alphabar.cli._forms import FORMS, save_array, save_conditions
 from alphabar.cli._signals import signals
 from alphabar.denoise.files import check_writable, held, read_json, remove_drafts, whole_file
 from alphabar.denoise.nets import NETS
@@ -37,6 +37,7 @@ from alphabar.training.config import TOKEN
 __all__ = ["RECORD", "Settings", "Source", "check_place", "delay_of", "draw", "grid_of", "processes"]
 
 RECORD = "samples.json"
+LABELS, CONDITIONS = "labels.npy", "conditions.npz"  # of the samples, where their form holds none
 LONGEST = timedelta(days=30)  # that one process waits for another, which may be as slow as it likes
 EVERY = 60.0  # seconds between lines in a log
 SHOWN = 64  # images of the grid
@@ -85,10 +86,12 @@ class Source:
     """Returns (B, C, H, W) in [−1, 1], or (B, C, …) arrays in their units."""
     labels: Callable[[range], Tensor | None]
     """Returns (B,), or nothing where there are no classes."""
+    told: Callable[[range], Mapping[str, Tensor]] = lambda block: {}
+    """Returns the conditions, (B, …) each, in the units of the training data."""
 
     def shown(self, decode: Callable[[Tensor], Tensor]) -> Source:
         """Return the source of what is made of these samples."""
-        return Source(lambda block: decode(self.images(block)), self.labels)
+        return replace(self, images=lambda block: decode(self.images(block)))
 
 
 def delay_of(loaded: Checkpoint, rows: int, plan: Plan) -> Tensor | None:
@@ -214,7 +217,9 @@ def _names(record: Mapping[str, Any]) -> set[str]:
     num, form = record.get("num"), record.get("form")
     if not isinstance(num, int) or form not in FORMS:
         return set()
-    return {*map(FORMS[form].name, range(num)), *(name for name, _ in FORMS[form].files(num))}
+    told = {LABELS: record.get("classes"), CONDITIONS: record.get("conditions")}
+    beside = [name for name, what in told.items() if what and FORMS[form].is_told]
+    return {*map(FORMS[form].name, range(num)), *(name for name, _ in FORMS[form].files(num)), *beside}
 
 
 def _missing(place: Path, settings: Settings) -> list[range]:
@@ -225,6 +230,15 @@ def _missing(place: Path, settings: Settings) -> list[range]:
     return [
         block for block in settings.blocks if not all(i in packed or form.name(i) in there for i in block)
     ]
+
+
+def _write_told(place: Path, settings: Settings, source: Source) -> None:
+    """Write labels and conditions of all samples beside them, where the network is told any."""
+    labels = source.labels(range(settings.num))
+    if labels is not None:
+        save_array(labels, place / LABELS)
+    if settings.conditions:
+        save_conditions(place / CONDITIONS, settings.blocks, source.told)
 
 
 def _finish(place: Path, settings: Settings, source: Source, *, drawn: bool) -> None:
@@ -238,6 +252,8 @@ def _finish(place: Path, settings: Settings, source: Source, *, drawn: bool) -> 
         shown = form.shown([place / form.name(i) for i in range(min(num, SHOWN))])
         plots.grid(shown, place / GRID)  # in the folder that is held, where a killed process leaves nothing
         (place / GRID).replace(grid_of(place))
+        if form.is_told:
+            _write_told(place, settings, source)
     form.finish(place, num, source.labels)
     if not drawn:
         print(f"{place} holds all {num} images already")

@@ -198,15 +198,12 @@ class Sample(Sampled):
 
         def images(block: range) -> Tensor:
             denoiser = self._denoiser(loaded, labels(block), rows_of(told, block, device()))
-            options: ChainOptions = {
-                "seed": self.seed,
-                "first": block.start,
-                "delay": delay,
-                "device": device(),
-            }
-            return sample(denoiser, (len(block), *loaded.shape), sampler, progress=False, **options)
+            shape, first = (len(block), *loaded.shape), block.start
+            options: ChainOptions = {"seed": self.seed, "first": first, "delay": delay, "device": device()}
+            return sample(denoiser, shape, sampler, progress=False, **options)
 
-        return Source(images if self.compile else on_each_core(images, device()), labels)
+        drawn = images if self.compile else on_each_core(images, device())
+        return Source(drawn, labels, lambda block: rows_of(told, block))
 
 
 def _check_batch(loaded: Checkpoint, batch: int) -> None:
