@@ -22,8 +22,9 @@ from alphabar.cli._main import run
 from alphabar.cli._pictures import pictures
 from alphabar.denoise.scaling import Scaling
 from alphabar.errors import CheckpointError, ConfigError, DataError, ShapeError, UnknownNameError
+from alphabar.process import edm, named
 from alphabar.samplers import DDIM, sample
-from alphabar.training import TrainConfig, array_data, load, load_data, train
+from alphabar.training import TrainConfig, array_data, load, load_data, save, train
 from alphabar.training.arrays import Held, NumpyFile
 from alphabar.training.order import Order
 from alphabar.training.permutation import WINDOW
@@ -456,6 +457,34 @@ def test_labels_and_conditions_lie_beside_samples_and_give_them_again(tmp_path, 
     (foreign / "labels.npy").write_bytes(b"mine")
     assert run([*words, "--condition", "width=2", "--out", str(foreign)]) == 2
     assert "labels.npy was not written here before" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_edm_takes_the_deviation_that_the_scaled_data_have_and_the_run_keeps_it(name, tmp_path):
+    x = numbers((3, 4))
+    data = array_data(x, scaling=name)
+    variances = by_channel(data[range(40)].images.numpy()).var(1)
+    assert data.sigma_data == pytest.approx(variances.mean() ** 0.5, rel=1e-3)
+    if name == "variance":
+        assert data.sigma_data == 1
+    config = TrainConfig(prediction="edm", loss="edm", steps=1, batch_size=8, width=8, scaling=name)
+    *_, last = train(config, data=data)
+    loaded = load(save(tmp_path / "run", last.snapshot()))
+    kind = named(loaded.prediction)
+    assert kind.name == f"edm(sigma_data={data.sigma_data!r})"
+    assert kind.input(0.6, 0.8) == edm(data.sigma_data).input(0.6, 0.8)
+    assert torch.equal(
+        last.snapshot().denoiser()(torch.ones(1, 3, 4), 5).x_0, loaded.denoiser()(torch.ones(1, 3, 4), 5).x_0
+    )
+
+
+def test_edm_keeps_half_for_images_and_one_for_channels_that_never_change():
+    assert load_data("digits").sigma_data == 0.5
+    constant = np.stack([np.full(9, 3.0), np.arange(9.0)], 1)
+    with pytest.warns(ScalingWarning):
+        assert array_data(constant).sigma_data == 1
+    with pytest.warns(ScalingWarning):
+        assert array_data(constant[:, :1]).sigma_data == 1
 
 
 def test_a_garbled_scaling_is_refused(tmp_path):

@@ -54,6 +54,8 @@ def test_p2_of_epsilon_is_the_power_of_the_noise():
 def test_edms_weight_makes_every_level_of_edms_network_count_the_same():
     assert torch.allclose(weights(COSINE, "edm", "edm"), torch.ones(1000).double(), rtol=1e-14, atol=0)
     # λ(½) = (¼ + ¼)/(½ · ½)² on x̂_0, and σ² = (1−ᾱ)/ᾱ = ¼ where ᾱ = .8.
+    ones = weights(COSINE, edm(1.5), "edm", sigma_data=1.5)
+    assert torch.allclose(ones, torch.ones(1000).double(), rtol=1e-14, atol=0)
     assert weights(NoiseSchedule.from_alpha_bar([0.8]), "sample", "edm")[0] == pytest.approx(8, rel=1e-14)
 
 

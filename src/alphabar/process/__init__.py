@@ -13,10 +13,18 @@ from alphabar.process.forward import (
     trajectory,
     velocity,
 )
-from alphabar.process.parameterisation import PARAMETERISATIONS, Parameterisation, edm, named, no_answer
+from alphabar.process.parameterisation import (
+    PARAMETERISATIONS,
+    SIGMA_DATA,
+    Parameterisation,
+    edm,
+    named,
+    no_answer,
+)
 
 __all__ = [
     "PARAMETERISATIONS",
+    "SIGMA_DATA",
     "Coefficients",
     "Gaussian",
     "Parameterisation",

@@ -39,7 +39,10 @@ from torch import Tensor
 
 from alphabar.errors import ConfigError, NoAnswerError, look_up
 
-__all__ = ["PARAMETERISATIONS", "Parameterisation", "edm", "named", "no_answer"]
+__all__ = ["PARAMETERISATIONS", "SIGMA_DATA", "Parameterisation", "edm", "named", "no_answer"]
+
+SIGMA_DATA = 0.5
+"""The standard deviation that EDM takes for that of images in [−1, 1]."""
 
 Number = float | Tensor
 Scale = Callable[[Number, Number], Number]
@@ -68,7 +71,7 @@ class Parameterisation:
 
 
 @lru_cache
-def edm(sigma_data: float = 0.5) -> Parameterisation:
+def edm(sigma_data: float = SIGMA_DATA) -> Parameterisation:
     """Return EDM's preconditioning: c_skip, c_out, c_in and c_noise of Karras et al. 2022, table 1.
 
     There x/a is kept and D(x/a; σ) = c_skip · x/a + c_out · F(c_in · x/a; c_noise), σ = s/a.
@@ -89,7 +92,7 @@ def edm(sigma_data: float = 0.5) -> Parameterisation:
         return (s * s + (d * a) * (d * a)) ** 0.5
 
     return Parameterisation(
-        "edm" if d == 0.5 else f"edm(sigma_data={d!r})",
+        "edm" if d == SIGMA_DATA else f"edm(sigma_data={d!r})",
         target=lambda a, s: (s / (d * h(a, s)), -d * a / h(a, s)),
         x_0=lambda a, s: (d * a * d / h(a, s) ** 2, d * s / h(a, s)),
         eps=lambda a, s: (s / h(a, s) ** 2, -d * a / h(a, s)),

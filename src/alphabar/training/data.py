@@ -22,13 +22,14 @@ from torch.utils.data import Dataset
 
 from alphabar.denoise.scaling import Scaling
 from alphabar.errors import DataError, look_up
+from alphabar.process import SIGMA_DATA
 from alphabar.training.arrays import Arrays, Held, check_shape, from_items, is_pictures
 from alphabar.training.columns import numbered
 from alphabar.training.encoded import Encoded, Progress, opened, readable
 from alphabar.training.images import check_form, read_image, sample_photograph, to_uint8, to_unit
 from alphabar.training.latents import is_latents, read_latents
 from alphabar.training.sources import Columns, read_columns
-from alphabar.training.statistics import SCALINGS, Rows, measured, scaling_of
+from alphabar.training.statistics import SCALINGS, Rows, deviation, measured, scaling_of
 
 __all__ = [
     "Batch",
@@ -80,6 +81,7 @@ class ImageData(Dataset[Batch]):
         conditions: (N, …) each, numbers, vectors, embeddings or images, that a network may be told.
         scaling: how they were scaled, where they are arrays and no images.
         offered: what other columns of the source hold that a network could be told, by their names.
+        sigma_data: the standard deviation of what a network sees, which EDM's preconditioning asks for.
     """
 
     images: Tensor | Encoded | Arrays = field(repr=False)
@@ -92,6 +94,7 @@ class ImageData(Dataset[Batch]):
     conditions: Mapping[str, Tensor | Encoded] = field(default_factory=dict, repr=False)
     scaling: Scaling | None = field(default=None, repr=False)
     offered: Mapping[str, str] = field(default_factory=dict, repr=False)
+    sigma_data: float = field(default=SIGMA_DATA, repr=False)
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -304,10 +307,11 @@ def _arrays(
     """Return rows scaled, in memory if they fit, and their numbers in the source."""
     rows: Any = found.images
     kept: range | Tensor = range(rows.shape[0])
-    scaling, broken = None, list[int]()
+    scaling, broken, sigma_data = None, list[int](), SIGMA_DATA
     if not is_pictures(rows):
         statistics, broken = measured(rows, skip_broken=skip_broken, progress=progress)
         scaling = scaling_of(statistics, name)
+        sigma_data = deviation(statistics, scaling)
     if broken:
         without = set(broken)
         kept = torch.tensor([number for number in kept if number not in without])
@@ -315,8 +319,8 @@ def _arrays(
     images = arrays.decode() if 4 * arrays.shape.numel() <= memory_limit else arrays
     labels = None if found.labels is None else found.labels[torch.as_tensor(kept)]
     skipped = {f"row {number}": "a NaN or an infinity" for number in broken}
-    data = ImageData(*(images, labels, found.classes, skipped, found.unlabelled, source), scaling=scaling)
-    return data, kept
+    columns = (images, labels, found.classes, skipped, found.unlabelled, source)
+    return ImageData(*columns, scaling=scaling, sigma_data=sigma_data), kept
 
 
 def _latents(source: str, size: int | None, memory_limit: int) -> ImageData:

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 
 from alphabar.denoise.conditions import split_kind
 from alphabar.errors import CheckpointError, DataError
-from alphabar.schedule import FAMILIES
+from alphabar.schedule import FAMILIES, NoiseSchedule
 from alphabar.training.checkpoint import Checkpoint
 from alphabar.training.config import AUTO, GIVEN, UNET, TrainConfig
 from alphabar.training.data import Batch, ImageData, array_data, load_data
@@ -108,13 +108,10 @@ def train(
     accelerator = make_accelerator()
     share = share_of(config.batch_size, config.accumulate, accelerator)
     schedule = FAMILIES[config.schedule](config.diffusion_steps)
-    objective = Objective.of(
-        *(schedule, config.prediction),
-        **{"loss": config.loss, "variance": config.variance, "device": accelerator.device},
-    )
     data = training_data(config) if data is None else data
     if not len(data):
         raise DataError("there is no image to train on")
+    objective = _objective(config, schedule, data, accelerator.device)
     if resume is not None:
         with suppress(CheckpointError):  # which is told when the run is gone on from
             config = as_begun(config, settings_of(resume))
@@ -142,6 +139,18 @@ def train(
             *(found.losses, found.t, found.norm, batch),
             *(trainer.snapshot, partial(trainer.state, step + 1, seconds)),
         )
+
+
+def _objective(
+    config: TrainConfig, schedule: NoiseSchedule, data: ImageData, device: torch.device
+) -> Objective:
+    return Objective.of(
+        *(schedule, config.prediction),
+        loss=config.loss,
+        variance=config.variance,
+        sigma_data=data.sigma_data,
+        device=device,
+    )
 
 
 def _progress(config: TrainConfig, step: int, elapsed: float, accelerator: Any) -> float:

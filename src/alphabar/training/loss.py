@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from alphabar.errors import ConfigError, look_up
-from alphabar.process import Parameterisation, coefficients_table, named
+from alphabar.process import SIGMA_DATA, Parameterisation, coefficients_table, named
 from alphabar.schedule import NoiseSchedule
 
 __all__ = ["LOSSES", "Scales", "weights"]
@@ -38,6 +38,8 @@ class Scales(NamedTuple):
     """ᾱ/(1−ᾱ)."""
     log_snr: Tensor
     """Its natural logarithm, −∞ where ᾱ = 0."""
+    sigma_data: float = SIGMA_DATA
+    """σ_d, the standard deviation of the data."""
 
 
 Loss = Callable[[Scales], Tensor]
@@ -61,12 +63,12 @@ def p2(scales: Scales, k: float = 1.0, gamma: float = 1.0) -> Tensor:
     return scales.eps / (k + scales.snr) ** gamma
 
 
-def edm(scales: Scales, sigma_data: float = 0.5) -> Tensor:
+def edm(scales: Scales) -> Tensor:
     """λ(σ) = (σ² + σ_d²)/(σ σ_d)² on x̂_0, σ² = 1/SNR (Karras et al. 2022, arXiv 2206.00364, table 1).
 
     λ = 1/σ_d² + SNR, so it is q²/σ_d² + q'²: 1 where the network is EDM's own.
     """
-    return scales.x_0 / sigma_data**2 + scales.eps
+    return scales.x_0 / scales.sigma_data**2 + scales.eps
 
 
 def sigmoid(scales: Scales, bias: float = -1.0) -> Tensor:
@@ -87,13 +89,19 @@ LOSSES: dict[str, Loss] = {
 """The losses by name: functions of the scales of an error, which return its weight at each t."""
 
 
-def weights(schedule: NoiseSchedule, prediction: str | Parameterisation, loss: str) -> Tensor:
+def weights(
+    schedule: NoiseSchedule,
+    prediction: str | Parameterisation,
+    loss: str,
+    sigma_data: float = SIGMA_DATA,
+) -> Tensor:
     """Return w(t) at every t, (T,) float64: what multiplies the squared error of the output.
 
     Args:
         schedule: the noise schedule.
         prediction: the kind of network.
         loss: a name in ``LOSSES``.
+        sigma_data: the standard deviation of the data.
 
     Raises:
         UnknownNameError: another prediction or loss.
@@ -101,7 +109,8 @@ def weights(schedule: NoiseSchedule, prediction: str | Parameterisation, loss: s
     """
     kind, weigh = named(prediction), look_up(LOSSES, loss, "loss")
     table = coefficients_table(schedule, kind)
-    found = weigh(Scales(table.x_0[:, 1] ** 2, table.eps[:, 1] ** 2, schedule.snr, schedule.log_snr))
+    errors = table.x_0[:, 1] ** 2, table.eps[:, 1] ** 2
+    found = weigh(Scales(*errors, schedule.snr, schedule.log_snr, sigma_data))
     wrong = (~found.isfinite()).nonzero().flatten()
     if len(wrong):
         t = int(wrong[0])

@@ -16,10 +16,12 @@ from torch import Tensor
 from alphabar.errors import ShapeError, look_up
 from alphabar.kernels import lincomb
 from alphabar.process import (
+    SIGMA_DATA,
     Parameterisation,
     Table,
     coefficients_at,
     coefficients_table,
+    edm,
     named,
     no_answer,
     spread,
@@ -40,8 +42,10 @@ VARIANCES = {"fixed": 1, "learned_range": 2}
 class Objective:
     """The loss of a kind of network on a schedule; made by :meth:`of`."""
 
+    prediction: str | Parameterisation
+    """The kind of network."""
     table: Table
-    """Of the kind of network, on the device."""
+    """Of it, on the device."""
     has_own_time: bool
     """Whether the network takes another time than t."""
     weight: Tensor
@@ -57,15 +61,17 @@ class Objective:
         *,
         loss: str = "simple",
         variance: str = "fixed",
+        sigma_data: float = SIGMA_DATA,
         device: torch.device | str = "cpu",
     ) -> Objective:
         """Return the loss of a kind of network on a schedule, its tables on the device.
 
         Args:
             schedule: the noise schedule.
-            prediction: the kind of network.
+            prediction: the kind of network; "edm" is that for data of this deviation.
             loss: a name in ``LOSSES``.
             variance: a name in ``VARIANCES``.
+            sigma_data: the standard deviation of the data.
             device: where the data will be.
 
         Raises:
@@ -73,15 +79,17 @@ class Objective:
             ConfigError: a loss whose weight is not finite.
             UnknownNameError: another prediction, loss or variance.
         """
+        prediction = edm(sigma_data) if prediction == "edm" and sigma_data != SIGMA_DATA else prediction
         kind, place = named(prediction), torch.device(device)
         for t in (0, len(schedule) - 1):  # between them √ᾱ and √(1−ᾱ) are larger than at one of the two
             if not coefficients_at(schedule, kind, t).answers:
                 raise no_answer(kind, f"t = {t}")
         learns = look_up(VARIANCES, variance, "variance") > 1
         return cls(
+            prediction,
             coefficients_table(schedule, kind, place),
             kind.time is not None,
-            weights(schedule, kind, loss).to(place),
+            weights(schedule, kind, loss, sigma_data).to(place),
             chain_steps(schedule, device=place) if learns else None,
         )
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from alphabar.denoise.scaling import Scaling
 from alphabar.errors import DataError
 
-__all__ = ["SCALINGS", "Rows", "ScalingWarning", "Statistics", "measured", "scaling_of"]
+__all__ = ["SCALINGS", "Rows", "ScalingWarning", "Statistics", "deviation", "measured", "scaling_of"]
 
 AT_ONCE = 2**20  # numbers
 LARGEST = 1e6  # that a scaled number may be
@@ -140,6 +140,16 @@ SCALINGS: dict[str, Callable[[Statistics], tuple[Tensor, Tensor]]] = {
     "none": lambda of: (torch.zeros_like(of.mean), torch.ones_like(of.mean)),
 }
 """What each channel is scaled to, by name: shift and deviation, of which the scale is the inverse."""
+
+
+def deviation(statistics: Statistics, scaling: Scaling) -> float:
+    """Return the standard deviation of scaled data to four digits: √ of the mean variance of their channels.
+
+    Channels that are the same everywhere do not count; 1 where all are.
+    """
+    moves = statistics.least < statistics.most
+    scaled = (statistics.std * torch.tensor(scaling.scale, dtype=torch.float64))[moves]
+    return float(f"{scaled.square().mean().sqrt():.4g}") if moves.any() else 1.0
 
 
 def scaling_of(statistics: Statistics, name: str = "variance") -> Scaling:

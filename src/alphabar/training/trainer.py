@@ -163,7 +163,7 @@ class Trainer:
             for name, tensor in (*made.named_parameters(), *made.named_buffers()):
                 tensor.copy_(whole(values[name]))
         return Checkpoint(
-            *(made, self.schedule, self.config.prediction, self.shape, self.classes, asdict(self.config)),
+            *(made, self.schedule, self.objective.prediction, self.shape, self.classes, asdict(self.config)),
             factory=self.factory,
             latents=self.latents,
             conditions=self.conditions,
