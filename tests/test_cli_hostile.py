@@ -20,7 +20,7 @@ TRAIN = ["--steps", "2", "--batch-size", "4", "--channels", "8", "--precision", 
 def place(tmp_path_factory):
     """A folder with a run, pictures of several forms, and files that are none of these."""
     root = tmp_path_factory.mktemp("hostile")
-    assert main(["train", *TRAIN, "--out", str(root / "run")]) == 0
+    assert main(["train", *TRAIN, "--unconditional", "--out", str(root / "run")]) == 0
     (root / "old").mkdir()
     for name, size in {
         "square.png": (16, 16),
