@@ -25,10 +25,11 @@ Record = Mapping[str, Any]
 
 
 def draw(record: Record, path: Path) -> None:
-    """Draw the cases that a subject wants PICTURED: as curves where it names what grows, else as bars."""
+    """Draw what a subject wants PICTURED of cases with ours: as curves where something grows, else bars."""
     what = subject(record["subject"])
     curve, shown = getattr(what, "CURVE", None), getattr(what, "PICTURED", "")
-    cases = [case for case in record["cases"] if len(case["values"]) > 1 and shown in case["name"]]
+    known = [case for case in record["cases"] if OURS in case["values"] and len(case["values"]) > 1]
+    cases = [case for case in known if shown in case["name"]]
     if not cases:
         return
     names = list(dict.fromkeys(name for case in cases for name in case["values"]))
