@@ -14,7 +14,7 @@ from alphabar.training import TrainConfig, save, train
 
 def main(steps: int = 600, inference_steps: int = 50) -> None:
     """Train a small network for so many steps, and run it in a pipeline of so many."""
-    *_, last = train(TrainConfig(data="digits", steps=steps))
+    *_, last = train(TrainConfig(data="digits", class_conditional=False, steps=steps))
     with tempfile.TemporaryDirectory() as folder:  # a run is a folder that diffusers opens
         pipeline = DDPMPipeline.from_pretrained(save(f"{folder}/run", last.snapshot()))
     pipeline.set_progress_bar_config(disable=True)

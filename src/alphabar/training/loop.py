@@ -32,7 +32,7 @@ from alphabar.training.data import Batch, ImageData, array_data, load_data
 from alphabar.training.encoded import Progress
 from alphabar.training.engine import is_sharded, make_accelerator, share_of
 from alphabar.training.network import as_begun, sized
-from alphabar.training.objective import Objective
+from alphabar.training.objective import Objective, check_answers
 from alphabar.training.optimizers import chosen
 from alphabar.training.order import Order, batches
 from alphabar.training.state import TrainState, settings_of
@@ -108,6 +108,7 @@ def train(
     accelerator = make_accelerator()
     share = share_of(config.batch_size, config.accumulate, accelerator)
     schedule = FAMILIES[config.schedule](config.diffusion_steps)
+    check_answers(schedule, config.prediction)
     data = training_data(config) if data is None else data
     if not len(data):
         raise DataError("there is no image to train on")

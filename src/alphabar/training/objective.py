@@ -30,7 +30,7 @@ from alphabar.schedule import NoiseSchedule
 from alphabar.training.bound import Steps, chain_steps, term_bits
 from alphabar.training.loss import weights
 
-__all__ = ["VARIANCES", "Objective"]
+__all__ = ["VARIANCES", "Objective", "check_answers"]
 
 VLB = 1e-3  # λ, the weight of the bound
 
@@ -81,9 +81,7 @@ class Objective:
         """
         prediction = edm(sigma_data) if prediction == "edm" and sigma_data != SIGMA_DATA else prediction
         kind, place = named(prediction), torch.device(device)
-        for t in (0, len(schedule) - 1):  # between them √ᾱ and √(1−ᾱ) are larger than at one of the two
-            if not coefficients_at(schedule, kind, t).answers:
-                raise no_answer(kind, f"t = {t}")
+        check_answers(schedule, kind)
         learns = look_up(VARIANCES, variance, "variance") > 1
         return cls(
             prediction,
@@ -138,6 +136,19 @@ class Objective:
         if tuple(output.shape) != expected:
             why = "the mean and the variance" if self.steps else "one number for each of the images"
             raise ShapeError(f"the network returned {tuple(output.shape)}: expected {expected}, {why}")
+
+
+def check_answers(schedule: NoiseSchedule, prediction: str | Parameterisation) -> None:
+    """Require a kind of network whose output x̂_0 and ε̂ follow from at every t.
+
+    Raises:
+        NoAnswerError: another one, as ε where ᾱ = 0.
+        UnknownNameError: another prediction.
+    """
+    kind = named(prediction)
+    for t in (0, len(schedule) - 1):  # between them √ᾱ and √(1−ᾱ) are larger than at one of the two
+        if not coefficients_at(schedule, kind, t).answers:
+            raise no_answer(kind, f"t = {t}")
 
 
 def _mean(squares: Tensor, t: Tensor) -> Tensor:
