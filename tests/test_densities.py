@@ -20,9 +20,9 @@ def drawn(name: str, log_snr: torch.Tensor = LOG_SNR) -> torch.Tensor:
     return TIMESTEPS[name](shares(u, torch.zeros(COUNT), 1), log_snr)
 
 
-def logit_normal(t: torch.Tensor) -> torch.Tensor:
+def logit_normal(t: torch.Tensor, centre: float = 0.2) -> torch.Tensor:
     share = (t.double() + 0.5) / 1000
-    return torch.special.ndtr((torch.logit(share) - 0.2) / 1.2)
+    return torch.special.ndtr((torch.logit(share) - centre) / 1.2)
 
 
 def log_normal(t: torch.Tensor) -> torch.Tensor:
@@ -35,6 +35,7 @@ def log_normal(t: torch.Tensor) -> torch.Tensor:
         ("uniform", lambda t: (t.double() + 0.5) / 1000),
         ("stratified", lambda t: (t.double() + 0.5) / 1000),
         ("logit_normal", logit_normal),
+        ("logit_normal_low", lambda t: logit_normal(t, -0.4)),
         ("edm", log_normal),
     ],
 )

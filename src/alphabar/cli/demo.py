@@ -43,7 +43,9 @@ WRITTEN = (
 )
 SAMPLES = 512
 SAMPLER = DPMSolver(steps=20, spacing="trailing")
-CONFIG = TrainConfig(class_conditional=True, steps=850, batch_size=128, ema_decay=0.99)
+CONFIG = TrainConfig(
+    class_conditional=True, steps=850, batch_size=128, ema_decay=0.99, timesteps="logit_normal_low"
+)
 
 
 def run(out: Path, *, seconds: float = 80.0, seed: int = 0) -> Score:

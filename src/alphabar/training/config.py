@@ -91,7 +91,8 @@ class TrainConfig:
     loss: str = _one_of(LOSSES, "simple")
     """How the error is weighted over the noise levels."""
     timesteps: str = _one_of(TIMESTEPS, "logit_normal")
-    """How t is drawn: logit_normal visits middle levels most, uniform and stratified all alike."""
+    """How t is drawn: logit_normal visits middle levels most, logit_normal_low, for images of few pixels,
+    those with less noise; uniform and stratified all alike."""
     timesteps_per: str = _one_of(dict.fromkeys((IMAGE, TOKEN)), IMAGE)
     """What has a t of its own: each image, or each token, which is a patch of dit, a place of a sequence or a
     frame of a video."""

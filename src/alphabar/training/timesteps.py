@@ -67,6 +67,11 @@ def logit_normal(share: Shares, log_snr: Tensor) -> Tensor:
     return _at(torch.sigmoid(1.2 * torch.special.ndtri(share.stratified) + 0.2), log_snr)
 
 
+def logit_normal_low(share: Shares, log_snr: Tensor) -> Tensor:
+    """t/T = sigmoid(1.2 n − .4), with less noise: that of a few pixels hides what they show sooner."""
+    return _at(torch.sigmoid(1.2 * torch.special.ndtri(share.stratified) - 0.4), log_snr)
+
+
 def edm(share: Shares, log_snr: Tensor) -> Tensor:
     """The t nearest in log-SNR to ln σ = 1.2 n − 1.2, n standard normal (Karras et al. 2022, table 1).
 
@@ -81,6 +86,7 @@ TIMESTEPS: dict[str, Density] = {
     "stratified": stratified,
     "uniform": uniform,
     "logit_normal": logit_normal,
+    "logit_normal_low": logit_normal_low,
     "edm": edm,
 }
 """The densities by name: functions of uniform numbers and of the schedule's (T,) falling log-SNR."""
