@@ -64,12 +64,16 @@ def stratified(share: Shares, log_snr: Tensor) -> Tensor:
 
 def logit_normal(share: Shares, log_snr: Tensor) -> Tensor:
     """t/T = sigmoid(1.2 n + .2), n standard normal (Esser et al. 2024, arXiv 2403.03206, section 3.1)."""
-    return _at(torch.sigmoid(1.2 * torch.special.ndtri(share.stratified) + 0.2), log_snr)
+    return _logit_normal(share, log_snr, 0.2)
 
 
 def logit_normal_low(share: Shares, log_snr: Tensor) -> Tensor:
     """t/T = sigmoid(1.2 n − .4), with less noise: that of a few pixels hides what they show sooner."""
-    return _at(torch.sigmoid(1.2 * torch.special.ndtri(share.stratified) - 0.4), log_snr)
+    return _logit_normal(share, log_snr, -0.4)
+
+
+def _logit_normal(share: Shares, log_snr: Tensor, centre: float) -> Tensor:
+    return _at(torch.sigmoid(1.2 * torch.special.ndtri(share.stratified) + centre), log_snr)
 
 
 def edm(share: Shares, log_snr: Tensor) -> Tensor:
