@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ __all__ = [
     "first_line",
     "is_checkpoint",
     "is_hub_name",
+    "loading",
     "local",
     "open_diffusers",
     "part",
@@ -117,6 +119,15 @@ def local(path_or_name: str | Path) -> Path:
             f"{first_line(error)}"
         ) from error
     return fetched
+
+
+@contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """Make a CheckpointError of whatever goes wrong in the block, where a network of a folder is loaded."""
+    try:
+        yield
+    except Exception as error:  # arbitrary numbers and bytes make a network raise whatever it likes
+        raise CheckpointError(f"{folder} does not load: {first_line(error)}") from error
 
 
 def part(place: Path, name: str) -> Path:

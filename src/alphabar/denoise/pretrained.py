@@ -35,8 +35,8 @@ from alphabar.denoise._places import (
     DESCRIPTION,
     WEIGHTS,
     check_place,
-    first_line,
     is_checkpoint,
+    loading,
     local,
     open_diffusers,
     part,
@@ -268,11 +268,8 @@ def _network(folder: Path) -> Any:
     open_diffusers()
     kind = getattr(importlib.import_module(NETWORKS[name]), name)
     safe = any(folder.glob("*.safetensors"))  # otherwise a pickle, which diffusers reads as weights only
-    try:
-        with _quiet():
-            network, info = kind.from_pretrained(folder, use_safetensors=safe, output_loading_info=True)
-    except Exception as error:  # arbitrary numbers and bytes make a network raise whatever it likes
-        raise CheckpointError(f"{folder} does not load: {first_line(error)}") from error
+    with loading(folder), _quiet():
+        network, info = kind.from_pretrained(folder, use_safetensors=safe, output_loading_info=True)
     if missing := sorted(info["missing_keys"]):
         raise CheckpointError(
             f"{folder} does not load: {len(missing)} weights are missing, such as {missing[0]}"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from alphabar.checks import check_float
-from alphabar.denoise._places import first_line, open_diffusers, part
+from alphabar.denoise._places import loading, open_diffusers, part
 from alphabar.denoise.factories import digest_of
 from alphabar.denoise.files import read_json
 from alphabar.denoise.precision import autocast
@@ -126,12 +126,10 @@ def open_vae(place: str | Path) -> Any:
     if (kind := read_json(folder / "config.json").get("_class_name")) != KIND:
         raise CheckpointError(f"{folder} holds {kind!s:.60}: give an {KIND} of diffusers")
     safe = any(folder.glob("*.safetensors"))  # otherwise a pickle, which diffusers reads as weights only
-    try:
+    with loading(folder):
         vae = open_diffusers().AutoencoderKL.from_pretrained(
             folder, use_safetensors=safe, local_files_only=True, low_cpu_mem_usage=False
         )
-    except Exception as error:  # arbitrary numbers and bytes make a network raise whatever it likes
-        raise CheckpointError(f"{folder} does not load: {first_line(error)}") from error
     return vae.eval().requires_grad_(False)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from alphabar.denoise._places import first_line, part
+from alphabar.denoise._places import first_line, loading, part
 from alphabar.denoise.files import read_json, whole_file
 from alphabar.denoise.precision import autocast
 from alphabar.errors import CheckpointError, DataError, MissingExtraError, NoAnswerError
@@ -66,16 +66,13 @@ def open_text_encoder(place: str | Path, device: torch.device | str = "cpu") -> 
     is_network = isinstance(kind, type) and issubclass(kind, _transformers().PreTrainedModel)
     if not is_network:
         raise CheckpointError(f"{folder} holds {name!r:.60}: give a text encoder, such as a CLIPTextModel")
-    try:
-        with redirect_stderr(StringIO()):  # of bars
-            tokenizer = _transformers().AutoTokenizer.from_pretrained(
-                part(Path(place), "tokenizer"), local_files_only=True
-            )
-            model, found = kind.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-            )
-    except Exception as error:  # arbitrary numbers and bytes make a network raise whatever it likes
-        raise CheckpointError(f"{folder} does not load: {first_line(error)}") from error
+    with loading(folder), redirect_stderr(StringIO()):  # of bars
+        tokenizer = _transformers().AutoTokenizer.from_pretrained(
+            part(Path(place), "tokenizer"), local_files_only=True
+        )
+        model, found = kind.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
     if missing := sorted(found["missing_keys"]):
         raise CheckpointError(f"{folder} misses {len(missing)} weights of {name}, such as {missing[0]}")
     return TextEncoder(tokenizer, model.eval().requires_grad_(False).to(device))
